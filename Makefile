@@ -1,0 +1,52 @@
+# Everything runs in .venv, which `make setup` makes; nothing else has to be installed before.
+# PYTHON=/path/to/python chooses the interpreter (3.11 to 3.13).
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench bench-train clean
+
+export TF_CPP_MIN_LOG_LEVEL := 2
+
+# The user's choice alone, if there is one.
+CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
+VENV := .venv/bin
+
+help: ## list these targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' \
+		| while IFS="$$(printf '\t')" read -r target text; do printf '%-12s %s\n' "$$target" "$$text"; done
+
+setup: .venv/.installed ## make .venv with everything that the demo and the tests need (once)
+
+.venv/.installed: setup.py
+	@for python in $(CANDIDATES); do \
+		if "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
+			found="$$python"; break; \
+		fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo "error: no Python 3.11, 3.12 or 3.13 (tried: $(CANDIDATES)); install one, or run: make setup PYTHON=/path/to/python3.11" >&2; \
+		exit 2; \
+	fi; \
+	"$$found" -m venv --clear .venv
+	$(VENV)/python -m pip install --quiet --disable-pip-version-check -e '.[all]'
+	@touch $@
+
+demo: setup ## train on digits, export, serve, ask; writes demo/gallery.png and demo/summary.json
+	$(VENV)/python -m serving.demo_main --out_dir=demo
+
+lint: setup ## ruff and mypy
+	$(VENV)/ruff check .
+	$(VENV)/mypy
+
+test: setup lint ## lint, then all tests
+	$(VENV)/python -m pytest -q -n 2
+
+bench: bench-train ## all benchmarks
+
+bench-train: setup ## the GAN's training step against the same networks in PyTorch
+	@$(VENV)/python -c 'import torch' 2>/dev/null \
+		|| $(VENV)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(VENV)/python tests/bench/train_bench.py
+
+clean: ## remove what the tools made here; runs/ and exports/ are yours and stay
+	rm -rf .venv build *.egg-info demo .pytest_cache .mypy_cache .ruff_cache
+	find zoo train serving tests -name __pycache__ -type d -prune -exec rm -rf {} +

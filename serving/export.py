@@ -1,0 +1,153 @@
+"""Writing a model as a SavedModel that TensorFlow Serving's own loader can run.
+
+`tf.saved_model.save` of anything that holds a Keras 3 model loads in Python but not in the session loader
+of the stock server, and `keras.export.ExportArchive` writes the weights twice. So the module that is saved
+here holds nothing but the raw variables that the signatures use, and every export is proved in a fresh
+process by `serving.portable` before it gets its version number.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import uuid
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+from zoo import base
+from zoo.errors import UserError
+
+WARMUP = "tf_serving_warmup_requests"  # the name that TensorFlow Serving looks for
+GOLDEN = "golden_requests"
+
+
+def export(
+    model: base.Model, base_dir: pathlib.Path, name: str, card: dict[str, Any]
+) -> pathlib.Path:
+    """Writes the next version of a model: `<base_dir>/<name>/<version>/`.
+
+    The directory appears complete or not at all: it is written and checked under a name that no
+    server reads, then renamed.
+
+    Args:
+        model: the family's model; its `signatures()` become the SavedModel's, the first of them also
+            `serving_default`.
+        base_dir: the folder that the server's `--model_base_path` is `<base_dir>/<name>` of.
+        name: the served model's name.
+        card: the model card, kept as `assets.extra/card.json`.
+
+    Returns:
+        The version directory.
+
+    Raises:
+        UserError: the disk takes no more, or the check fails (the report says where).
+    """
+    parent = base_dir / name
+    parent.mkdir(parents=True, exist_ok=True)
+    incoming = parent / f".incoming-{uuid.uuid4().hex}"
+    try:
+        _write(model, incoming, name, card)
+        _prove(incoming)
+        _sync(incoming)
+        return _publish(incoming, parent)
+    except (tf.errors.OpError, OSError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"cannot write the export to {parent} ({reason})") from error
+    finally:
+        shutil.rmtree(incoming, ignore_errors=True)
+
+
+def _write(model: base.Model, directory: pathlib.Path, name: str, card: dict[str, Any]) -> None:
+    signatures = model.signatures()
+    functions = {key: f.get_concrete_function() for key, f in signatures.items()}
+    used = {id(v): v for f in functions.values() for v in f.graph.variables}
+    module = tf.Module()
+    module.v = list(used.values())
+    first = next(iter(signatures))
+    tf.saved_model.save(
+        module, str(directory), signatures={"serving_default": signatures[first], **signatures}
+    )
+
+    extra = directory / "assets.extra"
+    extra.mkdir()
+    requests = model.example_requests()
+    logs = [_log(name, key, signatures[key], requests[key]) for key in signatures]
+    for file in (WARMUP, GOLDEN):
+        with tf.io.TFRecordWriter(str(extra / file)) as writer:
+            for log in logs:
+                writer.write(log.SerializeToString())
+    described = card | {
+        "weights_bytes": sum(int(np.prod(v.shape)) * v.dtype.size for v in used.values()),
+        "signatures": {key: _describe(f) for key, f in functions.items()},
+    }
+    (extra / "card.json").write_text(json.dumps(described, indent=2) + "\n")
+
+
+def _log(
+    name: str, key: str, signature: base.Signature, request: dict[str, np.ndarray]
+) -> prediction_log_pb2.PredictionLog:
+    """A request with its answer, in TensorFlow Serving's own log format."""
+    inputs = {k: tf.constant(v.tolist() if v.dtype == object else v) for k, v in request.items()}
+    predict = prediction_log_pb2.PredictLog(
+        request=predict_pb2.PredictRequest(), response=predict_pb2.PredictResponse()
+    )
+    for spec in (predict.request.model_spec, predict.response.model_spec):
+        spec.name, spec.signature_name = name, key
+    for alias, tensor in inputs.items():
+        predict.request.inputs[alias].CopyFrom(tf.make_tensor_proto(tensor))
+    for alias, tensor in signature(**inputs).items():
+        predict.response.outputs[alias].CopyFrom(tf.make_tensor_proto(tensor))
+    return prediction_log_pb2.PredictionLog(predict_log=predict)
+
+
+def _describe(function: Any) -> dict[str, Any]:
+    inputs = function.structured_input_signature[0]
+    outputs = function.structured_outputs
+    return {
+        "inputs": {s.name: f"{s.dtype.name} {list(s.shape)}" for s in inputs},
+        "outputs": {k: f"{s.dtype.name} {list(s.shape)}" for k, s in outputs.items()},
+    }
+
+
+def _prove(directory: pathlib.Path) -> None:
+    """Runs `serving.portable` in a process that has never seen the model or Keras."""
+    proof = subprocess.run(
+        [sys.executable, "-m", "serving.portable", str(directory)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    if proof.returncode:
+        reasons = [x for x in proof.stdout.splitlines() if x.startswith("portable: ")]
+        reason = "; ".join(reasons) or (proof.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise UserError(f"the export is not portable, nothing was published: {reason}")
+
+
+def _sync(directory: pathlib.Path) -> None:
+    """A rename is durable only if what it names is: flush every file first."""
+    for path in [*directory.rglob("*"), directory]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _publish(incoming: pathlib.Path, parent: pathlib.Path) -> pathlib.Path:
+    """Renames to the next free version; another exporter may take one in between."""
+    while True:
+        taken = [int(p.name) for p in parent.iterdir() if p.name.isdecimal()]
+        version = parent / str(max(taken, default=0) + 1)
+        try:
+            incoming.rename(version)
+        except OSError:
+            if version.exists():
+                continue
+            raise
+        return version

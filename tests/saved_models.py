@@ -1,0 +1,106 @@
+"""Small SavedModels for the serving tests, written with tf.Module; TensorFlow is imported on use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_dense(base: Path, version: int, scale: float = 2.0) -> Path:
+    """`serving_default`: x float32 [B, 3] -> y = scale * sum(x) [B], image [B, 4, 4, 1], all scale.
+
+    `wide`: x float32 [B] -> y float32 [B, 1000]. `slow`: steps int32 [] -> y, a loop of that many.
+    `options`: x float32 [B], gain float32 [1] (default 3), shift float32 [1] (default 1) -> y.
+    """
+    import tensorflow as tf
+
+    class Dense(tf.Module):
+        def __init__(self) -> None:
+            self.scale = tf.Variable(scale)
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 3], tf.float32, "x")])
+        def default(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+            image = tf.fill([tf.shape(x)[0], 4, 4, 1], 0.1 * self.scale)
+            weights = tf.fill([3, 1], self.scale)
+            return {"y": tf.squeeze(tf.matmul(x, weights), 1), "image": image}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+        def wide(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"y": x[:, None] * tf.range(1000, dtype=tf.float32)}
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.int32, "steps")])
+        def slow(self, steps: tf.Tensor) -> dict[str, tf.Tensor]:
+            y = tf.constant(0)
+            for _ in tf.range(steps):
+                y += 1
+            return {"y": y}
+
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([None], tf.float32, "x"),
+                tf.TensorSpec([1], tf.float32, "gain"),
+                tf.TensorSpec([1], tf.float32, "shift"),
+            ]
+        )
+        def options(
+            self,
+            x: tf.Tensor,
+            gain: tf.Tensor = tf.constant([3.0]),  # noqa: B008 (becomes the signature's default)
+            shift: tf.Tensor = tf.constant([1.0]),  # noqa: B008
+        ) -> dict[str, tf.Tensor]:
+            return {"y": x * gain + shift}
+
+    model = Dense()
+    return _save(
+        model,
+        base,
+        version,
+        {
+            "serving_default": model.default,
+            "wide": model.wide,
+            "slow": model.slow,
+            "options": model.options,
+        },
+    )
+
+
+def write_text(base: Path, version: int) -> Path:
+    """`serving_default`: text string [B], times int64 [B] -> text string [B]; upper case, repeated.
+
+    `parse`: inputs, serialized tf.Example [B] -> x.
+    """
+    import tensorflow as tf
+
+    class Text(tf.Module):
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([None], tf.string, "text"),
+                tf.TensorSpec([None], tf.int64, "times"),
+            ]
+        )
+        def default(self, text: tf.Tensor, times: tf.Tensor) -> dict[str, tf.Tensor]:
+            longest = tf.maximum(tf.reduce_max(times), 1)
+            copies = tf.where(
+                tf.range(longest)[None, :] < times[:, None], tf.strings.upper(text)[:, None], ""
+            )
+            return {"text": tf.strings.reduce_join(copies, axis=1)}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+        def parse(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+            features = {"x": tf.io.FixedLenFeature([], tf.float32)}
+            return {"x": tf.io.parse_example(inputs, features)["x"]}
+
+    model = Text()
+    return _save(model, base, version, {"serving_default": model.default, "parse": model.parse})
+
+
+def _save(model: object, base: Path, version: int, signatures: dict[str, object]) -> Path:
+    """Writes <base>/<version> complete or not at all, as a server polls the folder."""
+    import tensorflow as tf
+
+    hidden = base.parent / f".{base.name}.{version}"
+    tf.saved_model.save(model, str(hidden), signatures=signatures)
+    base.mkdir(parents=True, exist_ok=True)
+    path = base / str(version)
+    os.rename(hidden, path)
+    return path

@@ -1,0 +1,172 @@
+"""Metric writers: what is on disk or on the console after a run, a crash and a resume."""
+
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from rich.console import Console
+
+from train import writers
+from zoo.files import atomic_write
+from train.image_grid import image_grid
+
+
+def _rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_jsonl_writes_one_object_a_line(tmp_path):
+    writer = writers.JsonlWriter(tmp_path / "metrics.jsonl")
+    writer.scalars(10, {"loss": np.float32(0.5), "accuracy": 1})
+    writer.scalars(20, {"loss": 0.1})
+    assert _rows(tmp_path / "metrics.jsonl") == [
+        {"step": 10, "loss": 0.5, "accuracy": 1.0},
+        {"step": 20, "loss": 0.1},
+    ]
+    writer.close()
+
+
+def test_jsonl_stays_valid_json_with_nan_and_infinity(tmp_path):
+    writer = writers.JsonlWriter(tmp_path / "metrics.jsonl")
+    writer.scalars(1, {"a": math.nan, "b": math.inf, "c": -math.inf})
+    writer.close()
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    row = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
+    assert math.isnan(float(row["a"]))
+    assert float(row["b"]) == math.inf
+    assert float(row["c"]) == -math.inf
+
+
+@pytest.mark.parametrize("torn", ['{"step": 30, "lo', '{"step": 3', '{"step": 1, "loss": 0.9'])
+def test_jsonl_resume_drops_later_steps_and_a_torn_last_line(tmp_path, torn):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 10, "loss": 3.0}\n{"step": 20, "loss": 2.0}\n' + torn)
+    writer = writers.JsonlWriter(path, resume_step=10)
+    writer.scalars(20, {"loss": 2.5})
+    writer.close()
+    assert _rows(path) == [{"step": 10, "loss": 3.0}, {"step": 20, "loss": 2.5}]
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_jsonl_resume_keeps_a_whole_file_untouched(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 10, "loss": 3.0}\n')
+    before = path.stat().st_ino
+    writers.JsonlWriter(path, resume_step=10).close()
+    assert path.stat().st_ino == before
+    assert path.read_text() == '{"step": 10, "loss": 3.0}\n'
+
+
+def test_console_prints_plain_lines_with_rates_and_eta():
+    out = io.StringIO()
+    writer = writers.ConsoleWriter(200, Console(file=out, width=40))
+    rates = {"rate/steps_per_second": 2.0, "rate/images_per_second": 128.0}
+    writer.scalars(100, {"loss": 0.25} | rates)
+    writer.scalars(100, {"eval/accuracy": 0.5})
+    writer.text(100, {"poem": "[b]moon[/b]"})
+    writer.close()
+    assert out.getvalue().splitlines() == [
+        "step 100/200  2 steps/s  128 images/s  ETA 0:00:50  loss 0.25",
+        "step 100/200  eval/accuracy 0.5",
+        "step 100  poem: [b]moon[/b]",
+    ]
+
+
+def test_console_shows_a_bar_on_a_terminal():
+    out = io.StringIO()
+    writer = writers.ConsoleWriter(200, Console(file=out, force_terminal=True, width=100))
+    writer.scalars(50, {"loss": 0.25, "rate/steps_per_second": 3.0})
+    writer.close()
+    text = out.getvalue()
+    assert "step 50  loss 0.25" in text
+    assert "step 50/200" in text
+    assert "25%" in text
+    assert "3 steps/s  ETA 0:00:50" in text
+
+
+def test_tensorboard_holds_scalars_images_and_text(tmp_path):
+    writer = writers.TensorBoardWriter(tmp_path)
+    writer.scalars(7, {"loss": 0.5})
+    writer.images(7, {"samples": np.ones([4, 6, 6, 1], np.float32)})
+    writer.text(7, {"poem": "moon"})
+    writer.close()
+    (file,) = tmp_path.glob("events*")
+    values = {
+        v.tag: (e.step, tf.make_ndarray(v.tensor))
+        for e in tf.compat.v1.train.summary_iterator(str(file))
+        for v in e.summary.value
+    }
+    assert values["loss"] == (7, 0.5)
+    assert values["poem"][1] == b"moon"
+    step, (width, height, png) = values["samples"]
+    assert (step, width, height) == (7, b"13", b"13")  # 2 x 2 images of 6, one pixel between
+    assert tf.io.decode_png(png).shape == (13, 13, 1)
+
+
+def test_previews_are_png_and_txt_files(tmp_path):
+    writer = writers.PreviewWriter(tmp_path / "previews")
+    batch = np.zeros([2, 4, 4, 3], np.float32)
+    batch[1, ..., 0] = 1.0
+    writer.images(123, {"samples": batch, "class map/one": np.full([4, 6, 1], 0.5, np.float32)})
+    writer.text(123, {"poem": "moon ☾"})
+    names = sorted(p.name for p in (tmp_path / "previews").iterdir())
+    assert names == [
+        "step_000123_class_map_one.png",
+        "step_000123_poem.txt",
+        "step_000123_samples.png",
+    ]
+    with Image.open(tmp_path / "previews" / names[2]) as image:
+        assert image.mode == "RGB"
+        assert image.size == (9, 4)
+        assert image.getpixel((8, 0)) == (255, 0, 0)
+    with Image.open(tmp_path / "previews" / names[0]) as image:
+        assert image.mode == "L"
+        assert image.getpixel((0, 0)) == 128
+    assert (tmp_path / "previews" / names[1]).read_text(encoding="utf-8") == "moon ☾"
+
+
+def test_multi_writer_reaches_every_sink(tmp_path):
+    both = writers.MultiWriter(
+        [writers.JsonlWriter(tmp_path / "a.jsonl"), writers.JsonlWriter(tmp_path / "b.jsonl")]
+    )
+    both.scalars(1, {"loss": 1.0})
+    both.images(1, {"x": np.zeros([1, 2, 2, 1])})
+    both.flush()
+    both.close()
+    assert _rows(tmp_path / "a.jsonl") == _rows(tmp_path / "b.jsonl") == [{"step": 1, "loss": 1.0}]
+
+
+def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path):
+    path = tmp_path / "file"
+    atomic_write(path, b"old")
+    with pytest.raises(TypeError):
+        atomic_write(path, "no bytes")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    atomic_write(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_image_grid_places_each_image():
+    images = np.stack([np.full([2, 3, 1], v, np.uint8) for v in (10, 20, 30)])
+    grid = image_grid(images, columns=2, padding=1)
+    assert grid.shape == (5, 7, 1)
+    expected = np.zeros([5, 7], np.uint8)
+    expected[0:2, 0:3], expected[0:2, 4:7], expected[3:5, 0:3] = 10, 20, 30
+    np.testing.assert_array_equal(grid[..., 0], expected)
+
+
+def test_image_grid_scales_clips_and_survives_nan():
+    images = np.array([-1.0, 0.5, 2.0, np.nan], np.float32).reshape(4, 1, 1, 1)
+    np.testing.assert_array_equal(
+        image_grid(images, columns=4, padding=0)[0, :, 0], [0, 128, 255, 0]
+    )
+    with pytest.raises(ValueError, match="N >= 1"):
+        image_grid(np.zeros([0, 2, 2, 1]))

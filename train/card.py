@@ -1,0 +1,62 @@
+"""The model card: what was trained, on what, how, for how long, on which machine."""
+
+import json
+import os
+import pathlib
+import platform
+import shlex
+import sys
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from train.data.images import ImageData
+from zoo.files import atomic_write
+from zoo import workdir as workdir_lib
+
+
+def write(workdir: pathlib.Path, data: ImageData) -> dict[str, Any]:
+    """Writes `<workdir>/card.json` for the newest checkpoint there and returns it."""
+    trained = workdir_lib.load(workdir)
+    config = trained.config
+    # The program and its flags as a person would type them, without the path of this machine.
+    command = ["python", "-m", "train.main", *sys.argv[1:]]
+    card = {
+        "name": config["name"],
+        "family": config["family"],
+        "model": config["model"],
+        "data": {
+            "name": config["data"]["name"],
+            "source": data.source,
+            "licence": data.licence,
+            "train_images": len(data.train.labels),
+            "test_images": len(data.test.labels),
+        },
+        "command": shlex.join(command),
+        "seed": config["seed"],
+        "steps": trained.step,
+        "wall_seconds": round(trained.seconds, 1),
+        "hardware": hardware(),
+        "versions": {
+            "python": platform.python_version(),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+        },
+    }
+    atomic_write(workdir / "card.json", (json.dumps(card, indent=2) + "\n").encode())
+    return card
+
+
+def hardware() -> str:
+    """The processors and accelerators that TensorFlow used, in words."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [x for x in cpuinfo.read_text().splitlines() if x.startswith("model name")]
+        name = names[0].split(":", 1)[1].strip() if names else name
+    gpus = [
+        tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
+    return ", ".join([f"{os.cpu_count()} cores of {name}", *gpus])

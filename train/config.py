@@ -1,0 +1,149 @@
+"""The typed configuration of one training run."""
+
+import dataclasses
+import enum
+import json
+import typing
+from typing import Any
+
+import zoo
+from train.data.pipeline import Augment
+from zoo import pretrained
+from zoo.errors import UserError
+
+
+class OptimizerName(enum.StrEnum):
+    ADAM = "adam"
+    ADAMW = "adamw"
+
+
+class Schedule(enum.StrEnum):
+    CONSTANT = "constant"
+    COSINE = "cosine"  # to 0 over the whole run (Loshchilov & Hutter 2017, arXiv:1608.03983)
+    LINEAR_TAIL = "linear_tail"  # constant, then linearly to a tenth over the second half
+
+
+@dataclasses.dataclass
+class Data:
+    name: str = "digits"  # a name of train/data, or folder:<path>, or tfds:<name>
+    image_size: int = 0  # pictures are resized to this square; 0 keeps their own size
+    batch_size: int = 64  # of all replicas together
+    augment: Augment = dataclasses.field(default_factory=Augment)
+
+
+@dataclasses.dataclass
+class Optimizer:
+    name: OptimizerName = OptimizerName.ADAM
+    learning_rate: float = 1e-3
+    beta_1: float = 0.9
+    weight_decay: float = 0.0  # decoupled; adamw only
+    schedule: Schedule = Schedule.CONSTANT
+    warmup_steps: int = 0  # linear, from 0
+
+
+@dataclasses.dataclass
+class Config:
+    """One run: a preset's function returns it, `--config.<field>=<value>` changes it."""
+
+    name: str  # the preset's name; also that of its weights and of the served model
+    family: str
+    model: Any  # the family's Config; image_shape and class_names come from the data
+    data: Data
+    optimizer: Optimizer
+    steps: int  # optimizer steps of the whole run
+    seed: int = 0  # of weights, noise, data order and augmentation
+    steps_per_execution: int = 50  # steps in one call of the compiled loop
+    log_every: int = 100  # steps between lines of metrics.jsonl
+    eval_every: int = 1000  # steps between passes over the held-out split
+    preview_every: int = 1000  # steps between pictures in previews/
+    checkpoint_every: int = 1000  # steps between checkpoints: what a killed run can lose
+    keep_checkpoints: int = 2  # the newest ones
+
+    def validate(self) -> None:
+        """Raises `UserError` for the first value that cannot work."""
+        zoo.family(self.family)
+        for name in (
+            "steps",
+            "steps_per_execution",
+            "log_every",
+            "eval_every",
+            "preview_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+        ):
+            if getattr(self, name) < 1:
+                raise UserError(f"config.{name}={getattr(self, name)}: at least 1 is expected")
+        for name in ("eval_every", "preview_every", "checkpoint_every"):
+            # Losses are means since the last line; a checkpoint between two lines would lose half.
+            if getattr(self, name) % self.log_every:
+                raise UserError(
+                    f"config.{name}={getattr(self, name)}: a multiple of"
+                    f" config.log_every={self.log_every} is expected"
+                )
+        if self.data.batch_size < 1:
+            raise UserError(
+                f"config.data.batch_size={self.data.batch_size}: at least 1 is expected"
+            )
+        if self.data.image_size < 0:
+            raise UserError(f"config.data.image_size={self.data.image_size}: 0 or more is expected")
+        if not self.optimizer.learning_rate > 0:
+            raise UserError(
+                f"config.optimizer.learning_rate={self.optimizer.learning_rate}: a positive number"
+                " is expected"
+            )
+        if self.optimizer.weight_decay and self.optimizer.name != OptimizerName.ADAMW:
+            raise UserError(
+                f"config.optimizer.weight_decay={self.optimizer.weight_decay} needs"
+                " config.optimizer.name=adamw"
+            )
+        try:
+            self.model.validate()
+        except ValueError as error:
+            raise UserError(f"config.model: {error}") from error
+
+
+def fields(config: Any, prefix: str = "config") -> dict[str, str]:
+    """The legal fields of a configuration: dotted name → type."""
+    found: dict[str, str] = {}
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        name = f"{prefix}.{field.name}"
+        if dataclasses.is_dataclass(value):
+            found.update(fields(value, name))
+        elif isinstance(value, enum.Enum):
+            found[name] = "|".join(type(value))
+        else:
+            hint = hints[field.name]
+            found[name] = hint.__name__ if isinstance(hint, type) else str(hint)
+    return found
+
+
+def to_json(config: Config) -> str:
+    """The configuration as indented JSON; `from_json` reads it back."""
+    return json.dumps(pretrained.config_to_json(config), indent=2) + "\n"
+
+
+def from_json(text: str) -> Config:
+    """The inverse of `to_json`. Raises `UserError` for what is no configuration."""
+    try:
+        values = json.loads(text)
+        family = zoo.family(values["family"])
+        config = pretrained.config_from_json(Config, values)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"not a training configuration: {error!r}") from error
+    config.model = pretrained.config_from_json(family.Config, values["model"])
+    return config
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """`field: old → new` for each field that differs."""
+
+    def flat(values: Any, prefix: str) -> dict[str, Any]:
+        if not isinstance(values, dict):
+            return {prefix: values}
+        return {k: v for n, x in values.items() for k, v in flat(x, f"{prefix}.{n}").items()}
+
+    a = flat(pretrained.config_to_json(old), "config")
+    b = flat(pretrained.config_to_json(new), "config")
+    return [f"{k}: {a.get(k)} → {b.get(k)}" for k in sorted(a | b) if a.get(k) != b.get(k)]

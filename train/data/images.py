@@ -1,0 +1,81 @@
+"""What every image data set is once loaded: two in-memory splits and a few facts about them.
+
+Decoding happens once, at load time; the arrays are the cache that the input pipeline reads.
+"""
+
+import dataclasses
+import os
+
+import numpy as np
+from PIL import Image
+
+from zoo.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """One split, in memory."""
+
+    images: np.ndarray  # uint8 [N, H, W, C], C = 1 (grey) or 3 (RGB), 0..255
+    labels: np.ndarray  # int32 [N], 0..len(class_names)-1
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageData:
+    """A data set: train and test splits of one image shape, with class names and origin."""
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Images
+    test: Images
+    skipped: tuple[str, ...]  # broken files that were left out, by path relative to the folder
+    licence: str  # short text for model cards
+    source: str
+
+
+def resize_image(image: Image.Image, size: int) -> Image.Image:
+    """Returns `image` stretched to `size` x `size` (the aspect ratio is not kept, nothing is cut).
+
+    Lanczos filter; Pillow widens the filter when shrinking, so there is no aliasing
+    (Parmar et al. 2022, https://arxiv.org/abs/2104.11222, show how much that matters).
+    """
+    if image.size == (size, size):
+        return image
+    return image.resize((size, size), Image.Resampling.LANCZOS)
+
+
+def resize(images: np.ndarray, size: int | None) -> np.ndarray:
+    """Resizes a stack: uint8 [N, H, W, C] to uint8 [N, size, size, C]; `None` keeps it as it is."""
+    n, height, width, channels = images.shape
+    if size is None or (height, width) == (size, size):
+        return images
+    out = np.empty((n, size, size, channels), np.uint8)
+    for i, image in enumerate(images):
+        out[i] = to_array(resize_image(to_pil(image), size))
+    return out
+
+
+def to_pil(image: np.ndarray) -> Image.Image:
+    """uint8 [H, W, 1 or 3] to a Pillow image of mode L or RGB."""
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+
+
+def to_array(image: Image.Image) -> np.ndarray:
+    """A Pillow image of mode L or RGB to uint8 [H, W, 1 or 3]."""
+    array = np.asarray(image, np.uint8)
+    return array[..., None] if array.ndim == 2 else array
+
+
+def check_fits_memory(name: str, shape: tuple[int, int, int, int]) -> None:
+    """Raises UserError if a uint8 array [N, H, W, C] would take over half of the machine's memory.
+
+    Half, because training needs room too.
+    """
+    need = int(np.prod(shape, dtype=np.float64))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if need > memory / 2:
+        raise UserError(
+            f"data set '{name}' would take {need / 1e9:,.1f} GB in memory ({shape[0]:,} images of "
+            f"{shape[1]}x{shape[2]}x{shape[3]}), more than half of this machine's "
+            f"{memory / 1e9:,.1f} GB: set a smaller data.image_size"
+        )

@@ -1,0 +1,83 @@
+"""Judges a model on held-out data: `python -m train.evaluate_main --config=gan_fashion --workdir=runs/x`."""
+
+import json
+import pathlib
+
+from absl import flags
+
+import zoo
+from train import config as config_lib
+from train import data, evaluate, presets
+from zoo import binary, pretrained
+from zoo import workdir as workdir_lib
+from zoo.errors import UserError
+from zoo.files import atomic_write
+
+_CONFIG = flags.DEFINE_string(
+    "config", None, "Preset whose data set to judge on; default: the one the model was trained on."
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "A training run's work directory.")
+_PRETRAINED = flags.DEFINE_string("pretrained", None, "Or a preset whose weights the zoo keeps.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder with the data set's original files.")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "JSON file; default: <workdir>/evaluation.json or evaluation_<preset>.json."
+)
+_KEEP = flags.DEFINE_boolean(
+    "keep", False, "Keep the weights and a card with these metrics in zoo/weights/<preset>/."
+)
+
+
+def main(_: list[str]) -> None:
+    if (_WORKDIR.value is None) == (_PRETRAINED.value is None):
+        raise UserError("exactly one of --workdir=<dir> and --pretrained=<preset> is expected")
+    if _KEEP.value and _WORKDIR.value is None:
+        raise UserError("--keep keeps the weights of a --workdir")
+    if _PRETRAINED.value is not None:
+        card = pretrained.card(_PRETRAINED.value)
+        model = zoo.from_pretrained(_PRETRAINED.value)
+        output = pathlib.Path(_OUTPUT.value or f"evaluation_{_PRETRAINED.value}.json")
+        source = _preset(_CONFIG.value or _PRETRAINED.value).data
+    else:
+        workdir = pathlib.Path(_WORKDIR.value)
+        trained = workdir_lib.load(workdir)
+        model, card = trained.model, trained.config
+        output = pathlib.Path(_OUTPUT.value or workdir / "evaluation.json")
+        source = (
+            _preset(_CONFIG.value)
+            if _CONFIG.value
+            else config_lib.from_json((workdir / "config.json").read_text())
+        ).data
+    images = data.load(
+        source.name, data_dir=_DATA_DIR.value, image_size=source.image_size or None
+    )
+    report = evaluate.evaluate(model, card["family"], images)
+    print(evaluate.table(report))
+    atomic_write(output, (json.dumps(report, indent=2) + "\n").encode())
+    print(f"wrote {output}")
+    if _KEEP.value:
+        path = workdir / "card.json"
+        if not path.exists():
+            raise UserError(f"{workdir} has no card.json: its run has not reached its last step")
+        described = json.loads(path.read_text()) | {
+            "metrics": report["metrics"],
+            "evaluation": f"python -m train.evaluate_main --pretrained={card['name']}",
+        }
+        if "real" in report:
+            described["metrics_of_real_images"] = report["real"]
+        print(f"kept {pretrained.keep(model, described)}")
+
+
+def _preset(name: str) -> config_lib.Config:
+    try:
+        return presets.load(name)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def run() -> None:
+    """The console script."""
+    binary.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,281 @@
+"""The one training loop, for every family and every strategy.
+
+A `tf.function` runs `strategy.run(model.train_step)` inside `tf.range`: the one form that works under one
+device, MirroredStrategy and MultiWorkerMirroredStrategy alike with Keras 3, and the fastest. All that a
+step draws (order of the data, augmentation, noise) is a function of the seed and the step, so a resumed
+run repeats the killed one to the bit.
+"""
+
+import dataclasses
+import itertools
+import pathlib
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+import zoo
+from train import config as config_lib
+from train import optimizers, writers
+from train import strategy as strategy_lib
+from train.data import pipeline
+from train.data.images import ImageData
+from zoo.files import atomic_write
+from train.image_grid import image_grid
+from zoo import base
+from zoo import workdir as workdir_lib
+from zoo.errors import UserError
+
+EVAL_BATCH = 500
+_PREVIEW_EXAMPLES = 64
+
+
+def train(
+    config: config_lib.Config,
+    workdir: pathlib.Path,
+    data: ImageData,
+    strategy: tf.distribute.Strategy,
+) -> base.Model:
+    """Trains until `config.steps`, or goes on where the work directory stops.
+
+    Args:
+        config: a validated configuration.
+        workdir: gets `config.json`, `checkpoints/`, `metrics.jsonl`, TensorBoard events and
+            `previews/`; a second run with the same one resumes.
+        data: what to learn from.
+        strategy: where to run; never changes the result beyond rounding.
+
+    Returns:
+        The trained model.
+
+    Raises:
+        UserError: a work directory of another configuration, a damaged checkpoint, a disk that
+            takes no more, or a loss that is not finite.
+    """
+    # 1. The configuration, completed by the data, and its work directory.
+    config = _with_data(config, data)
+    chief = strategy_lib.is_chief(strategy)
+    if chief:
+        _claim(workdir, config)
+
+    # 2. Model, optimizers and counters, in the strategy's scope and complete before the first step.
+    with strategy.scope():
+        model = zoo.build(config.family, config.model, config.seed)
+        model.compile(optimizers.make(config.optimizer, config.steps))
+        step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
+        seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="seconds")
+
+    # 3. Resume.
+    checkpoint = tf.train.Checkpoint(model=model, step=step, seconds=seconds, **model.optimizers)
+    with _checkpoint_directory(workdir / "checkpoints", chief) as directory:
+        manager = tf.train.CheckpointManager(
+            checkpoint, directory, max_to_keep=config.keep_checkpoints
+        )
+        workdir_lib.restore(checkpoint, workdir / "checkpoints")
+        done = int(step.numpy())
+
+        # 4. Data, from the step where the run stands.
+        replicas, first, local = strategy_lib.replica_range(strategy)
+        batches = strategy.distribute_datasets_from_function(
+            lambda _: pipeline.train_batches(
+                data.train,
+                batch_size=config.data.batch_size,
+                seed=config.seed,
+                start_step=done,
+                augment=config.data.augment,
+                num_replicas=replicas,
+                first_replica=first,
+                local_replicas=local,
+            )
+        )
+        examples = _examples(data)
+        iterator = iter(batches)
+        run_steps = _step_function(model, strategy)
+        run_eval = _eval_function(model, strategy, data)
+        sinks = _writers(config, workdir, done) if chief else writers.MultiWriter([])
+
+        # 5. Step, log, evaluate, preview, save.
+        start = time.monotonic() - float(seconds.numpy())
+        for stop in _stops(done, config):
+            _reset(model, strategy)
+            began, before = time.monotonic(), done
+            while done < stop:
+                count = min(config.steps_per_execution, stop - done)
+                bad = run_steps(iterator, tf.constant(count)).numpy()
+                _check_finite(model, bad, done, manager)
+                done += count
+            losses = {m.name: float(m.result()) for m in model.losses_tracked}
+            rate = (done - before) / (time.monotonic() - began)
+            sinks.scalars(
+                done,
+                losses
+                | {
+                    "rate/steps_per_second": rate,
+                    "rate/images_per_second": rate * config.data.batch_size,
+                },
+            )
+            last = done == config.steps
+            if last or done % config.eval_every == 0:
+                sinks.scalars(done, {f"eval/{k}": v for k, v in run_eval().items()})
+            if chief and (last or done % config.preview_every == 0):
+                previews = model.preview(config.seed, examples)
+                sinks.images(done, {k: _grid(v) for k, v in previews.items()})
+            sinks.flush()
+            if last or done % config.checkpoint_every == 0:
+                step.assign(done)
+                seconds.assign(time.monotonic() - start)
+                _save(model, manager, done)
+        sinks.close()
+    return model
+
+
+def _with_data(config: config_lib.Config, data: ImageData) -> config_lib.Config:
+    model = dataclasses.replace(
+        config.model, image_shape=data.train.images.shape[1:], class_names=data.class_names
+    )
+    return dataclasses.replace(config, model=model)
+
+
+def _claim(workdir: pathlib.Path, config: config_lib.Config) -> None:
+    """Writes config.json, or checks that the run already there is this one (or a shorter one)."""
+    path = workdir / "config.json"
+    if not path.exists():
+        workdir.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, config_lib.to_json(config).encode())
+        return
+    if changed := config_lib.differences(config_lib.from_json(path.read_text()), config):
+        raise UserError(
+            f"{workdir} holds a run of another configuration ({'; '.join(changed)});"
+            " choose another --workdir, or the same configuration to resume"
+        )
+
+
+class _checkpoint_directory:
+    """The chief's checkpoints are kept; the other workers must save too (it is a collective), so
+    theirs go where they can be forgotten."""
+
+    def __init__(self, directory: pathlib.Path, chief: bool):
+        self._directory, self._chief = directory, chief
+
+    def __enter__(self) -> str:
+        if not self._chief:
+            self._directory = pathlib.Path(tempfile.mkdtemp(prefix="atelier-worker-"))
+        return str(self._directory)
+
+    def __exit__(self, *_) -> None:
+        if not self._chief:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _save(model: base.Model, manager: tf.train.CheckpointManager, done: int) -> None:
+    for weight in model.trainable_variables:
+        # The losses of the last step were finite, what it did to the weights may not be.
+        if not np.isfinite(np.asarray(weight)).all():
+            raise UserError(
+                f"weight {weight.path} is not finite after step {done}; {_last_good(manager)}"
+            )
+    try:
+        manager.save(checkpoint_number=done)
+    except (tf.errors.OpError, OSError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(
+            f"cannot write checkpoint {done} in {manager.directory} ({reason}); {_last_good(manager)}"
+        ) from error
+
+
+def _last_good(manager: tf.train.CheckpointManager) -> str:
+    if not manager.latest_checkpoint:
+        return "there is no earlier checkpoint"
+    return f"the last good checkpoint is {manager.latest_checkpoint}"
+
+
+def _step_function(model: base.Model, strategy: tf.distribute.Strategy):
+    """n steps in one call; returns [step, loss] of the first value that was not finite, or [-1, -1].
+
+    `train_step` returns running means: once a loss is not finite, its mean stays so.
+    """
+    names = [m.name for m in model.losses_tracked]
+
+    @tf.function
+    def run_steps(iterator, count):
+        bad = tf.constant([-1, -1])
+        for i in tf.range(count):
+            results = strategy.run(model.train_step, args=(next(iterator),))
+            values = tf.stack(
+                [tf.add_n(strategy.experimental_local_results(results[name])) for name in names]
+            )
+            broken = tf.logical_not(tf.math.is_finite(values))
+            if bad[0] < 0 and tf.reduce_any(broken):
+                first = tf.argmax(tf.cast(broken, tf.int32), output_type=tf.int32)
+                bad = tf.stack([i, first])
+        return bad
+
+    return run_steps
+
+
+def _check_finite(model: base.Model, bad: np.ndarray, done: int, manager) -> None:
+    if bad[0] >= 0:
+        name = model.losses_tracked[bad[1]].name
+        raise UserError(
+            f"{name} is not finite at step {done + int(bad[0]) + 1}; {_last_good(manager)};"
+            " a lower config.optimizer.learning_rate is the usual cure"
+        )
+
+
+def _eval_function(model: base.Model, strategy: tf.distribute.Strategy, data: ImageData):
+    """Means over the held-out split. Every replica sees every batch: a last batch smaller than the
+    replica count breaks a sharded pass, and identical means average to themselves."""
+
+    @tf.function
+    def eval_step(batch):
+        strategy.run(model.test_step, args=(batch,))
+
+    def run_eval() -> dict[str, float]:
+        _reset(model, strategy)
+        for batch in pipeline.eval_batches(data.test, EVAL_BATCH):
+            eval_step(batch)
+        return {m.name: float(m.result()) for m in model.losses_tracked}
+
+    return run_eval
+
+
+def _reset(model: base.Model, strategy: tf.distribute.Strategy) -> None:
+    with strategy.scope():
+        for metric in model.losses_tracked:
+            metric.reset_state()
+
+
+def _examples(data: ImageData) -> tuple[np.ndarray, np.ndarray]:
+    """The same held-out images for every preview; sets come sorted by class, so spread the pick."""
+    pick = np.linspace(0, len(data.test.labels) - 1, _PREVIEW_EXAMPLES).astype(int)
+    return data.test.images[pick].astype(np.float32) / 255.0, data.test.labels[pick]
+
+
+def _grid(images: np.ndarray) -> np.ndarray:
+    rows, columns, *shape = images.shape
+    return image_grid(images.reshape(rows * columns, *shape), columns=columns) / np.float32(255)
+
+
+def _stops(done: int, config: config_lib.Config) -> Iterator[int]:
+    """The steps at which the losses are logged: multiples of `log_every`, and the last step."""
+    first = done // config.log_every + 1
+    for stop in itertools.count(first * config.log_every, config.log_every):
+        if stop >= config.steps:
+            break
+        yield stop
+    if done < config.steps:
+        yield config.steps
+
+
+def _writers(config: config_lib.Config, workdir: pathlib.Path, done: int) -> writers.MultiWriter:
+    return writers.MultiWriter(
+        [
+            writers.ConsoleWriter(config.steps),
+            writers.JsonlWriter(workdir / "metrics.jsonl", done),
+            writers.TensorBoardWriter(workdir),
+            writers.PreviewWriter(workdir / "previews"),
+        ]
+    )

@@ -1,0 +1,51 @@
+"""Optimizers and learning rate schedules from a configuration."""
+
+import math
+
+import keras
+import tensorflow as tf
+
+from train import config as config_lib
+
+
+@keras.saving.register_keras_serializable("atelier")
+class Rate(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up, then one of `config.Schedule`; a function of the step alone."""
+
+    def __init__(self, base: float, schedule: str, steps: int, warmup_steps: int):
+        super().__init__()
+        self.base, self.schedule = base, config_lib.Schedule(schedule)
+        self.steps, self.warmup_steps = steps, warmup_steps
+
+    def __call__(self, step) -> tf.Tensor:
+        step = tf.cast(step, tf.float32)
+        done = tf.minimum(step / self.steps, 1.0)
+        if self.schedule == config_lib.Schedule.COSINE:
+            factor = 0.5 * (1.0 + tf.cos(math.pi * done))
+        elif self.schedule == config_lib.Schedule.LINEAR_TAIL:
+            factor = 1.0 - 0.9 * tf.maximum(2.0 * done - 1.0, 0.0)
+        else:
+            factor = tf.ones_like(done)
+        warm = tf.minimum((step + 1.0) / (self.warmup_steps + 1.0), 1.0)
+        return self.base * factor * warm
+
+    def get_config(self) -> dict:
+        return {
+            "base": self.base,
+            "schedule": str(self.schedule),
+            "steps": self.steps,
+            "warmup_steps": self.warmup_steps,
+        }
+
+
+def make(config: config_lib.Optimizer, steps: int) -> keras.optimizers.Optimizer:
+    """The optimizer of a run of `steps` steps."""
+    rate = Rate(config.learning_rate, config.schedule, steps, config.warmup_steps)
+    if config.name == config_lib.OptimizerName.ADAMW:
+        optimizer = keras.optimizers.AdamW(
+            rate, weight_decay=config.weight_decay, beta_1=config.beta_1
+        )
+        # Decay pulls kernels toward zero; biases and normalization scales have nothing to shrink.
+        optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
+        return optimizer
+    return keras.optimizers.Adam(rate, beta_1=config.beta_1)

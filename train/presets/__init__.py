@@ -1,0 +1,21 @@
+"""Presets: one small module each, whose `get_config()` returns the whole configuration."""
+
+import difflib
+import importlib
+import pathlib
+
+from train.config import Config
+
+
+def names() -> list[str]:
+    """All presets, sorted."""
+    return sorted(p.stem for p in pathlib.Path(__file__).parent.glob("[a-z]*.py"))
+
+
+def load(name: str) -> Config:
+    """A preset's configuration. Raises `ValueError` that lists the presets for an unknown name."""
+    if name not in names():
+        close = difflib.get_close_matches(name, names(), 1)
+        hint = f" did you mean {close[0]}?" if close else ""
+        raise ValueError(f"unknown preset {name!r};{hint} the presets are {', '.join(names())}")
+    return importlib.import_module(f"train.presets.{name}").get_config()

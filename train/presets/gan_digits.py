@@ -1,0 +1,18 @@
+"""Conditional GAN on scikit-learn's 8x8 digits: the demo's, needs no file.
+
+python -m train.main --config=gan_digits --workdir=runs/gan_digits
+"""
+
+from train.config import Config, Data, Optimizer, Schedule
+from zoo import gan
+
+
+def get_config() -> Config:
+    return Config(
+        name="gan_digits",
+        family="gan",
+        model=gan.Config(latent_dim=32, channels=64, ema_decay=0.998),
+        data=Data(name="digits", batch_size=64),
+        optimizer=Optimizer(learning_rate=4e-4, beta_1=0.5, schedule=Schedule.LINEAR_TAIL),
+        steps=4000,
+    )

@@ -1,0 +1,19 @@
+"""Conditional GAN on MNIST.
+
+python -m train.main --config=gan_mnist --workdir=runs/gan_mnist --data_dir=<dir with mnist/>
+"""
+
+from train.config import Config, Data, Optimizer, Schedule
+from zoo import gan
+
+
+def get_config() -> Config:
+    return Config(
+        name="gan_mnist",
+        family="gan",
+        model=gan.Config(),
+        data=Data(name="mnist", batch_size=64),
+        optimizer=Optimizer(learning_rate=4e-4, beta_1=0.5, schedule=Schedule.LINEAR_TAIL),
+        steps=5000,
+        eval_every=5000,
+    )

@@ -1,0 +1,237 @@
+"""One interface for what a run reports, and its sinks: console, JSONL, TensorBoard, preview files.
+
+A run on several workers gives its chief a `MultiWriter` of all sinks and the others an empty one.
+"""
+
+import datetime
+import io
+import json
+import math
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from zoo.files import atomic_write
+from train.image_grid import image_grid
+
+# Values that depend on the machine's speed have names that start so: whoever compares two runs
+# leaves them out.
+RATE = "rate/"
+
+
+class Writer:
+    """A sink; each one overrides what it keeps and ignores the rest."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Reports named numbers, measured after `step` steps; NaN and infinity are allowed."""
+
+    def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        """Reports named images: float [N, H, W, C] or [H, W, C] in [0, 1], C = 1 or 3."""
+
+    def text(self, step: int, values: Mapping[str, str]) -> None:
+        """Reports named texts."""
+
+    def flush(self) -> None:
+        """Makes what was written so far visible to readers."""
+
+    def close(self) -> None:
+        """Flushes and frees; nothing may be written afterwards."""
+
+
+class MultiWriter(Writer):
+    """Passes everything on to several sinks; without any, it swallows everything."""
+
+    def __init__(self, writers: Sequence[Writer]):
+        self._writers = tuple(writers)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for writer in self._writers:
+            writer.scalars(step, values)
+
+    def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        for writer in self._writers:
+            writer.images(step, values)
+
+    def text(self, step: int, values: Mapping[str, str]) -> None:
+        for writer in self._writers:
+            writer.text(step, values)
+
+    def flush(self) -> None:
+        for writer in self._writers:
+            writer.flush()
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
+
+
+class ConsoleWriter(Writer):
+    """A line per report, with rates and ETA; on a terminal, a progress bar below the lines.
+
+    Rates are the values called `rate/<what>_per_second`; the ETA needs `rate/steps_per_second`.
+
+    Args:
+        total_steps: the step at which the run ends.
+        console: where to write; default: standard output.
+    """
+
+    def __init__(self, total_steps: int, console: Console | None = None):
+        self._total_steps = total_steps
+        self._console = console or Console()
+        self._progress = None
+        if self._console.is_terminal:
+            self._progress = Progress(
+                TextColumn("step {task.completed}/{task.total}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TextColumn("{task.description}"),
+                console=self._console,
+                refresh_per_second=2,
+            )
+            self._task = self._progress.add_task("starting", total=total_steps)
+            self._progress.start()
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        numbers = [f"{k} {v:.4g}" for k, v in values.items() if not k.startswith(RATE)]
+        speed = self._speed(step, values)
+        if self._progress is None:
+            self._print("  ".join([f"step {step}/{self._total_steps}", *speed, *numbers]))
+        else:
+            self._print("  ".join([f"step {step}", *numbers]))
+            self._progress.update(self._task, completed=step)
+            if speed:
+                self._progress.update(self._task, description="  ".join(speed))
+
+    def text(self, step: int, values: Mapping[str, str]) -> None:
+        for name, value in values.items():
+            self._print(f"step {step}  {name}: {value}")
+
+    def close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _speed(self, step: int, values: Mapping[str, float]) -> list[str]:
+        parts = []
+        for name, value in values.items():
+            if name.startswith(RATE):
+                number = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+                parts.append(f"{number} {name.removeprefix(RATE).removesuffix('_per_second')}/s")
+        steps_per_second = values.get(f"{RATE}steps_per_second", 0.0)
+        if steps_per_second > 0:
+            left = datetime.timedelta(seconds=round((self._total_steps - step) / steps_per_second))
+            parts.append(f"ETA {left}")
+        return parts
+
+
+class JsonlWriter(Writer):
+    """Scalars as one JSON object a line: `{"step": 100, "loss": 0.5}`; other kinds are not kept.
+
+    NaN and infinity become the strings "nan", "inf" and "-inf": JSON has no numbers for them, and
+    `float()` reads these.
+
+    Args:
+        path: the file; appended to if it is there.
+        resume_step: the step from which this run goes on. Lines of later steps are dropped, since
+            these steps run again; so is a line that a killed process left half-written.
+    """
+
+    def __init__(self, path: str | pathlib.Path, resume_step: int = 0):
+        path = pathlib.Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            old = path.read_bytes()
+            kept = b"".join(
+                line + b"\n" for line in old.splitlines() if _is_kept(path, line, resume_step)
+            )
+            if kept != old:
+                atomic_write(path, kept)
+        self._stream = path.open("a", encoding="utf-8")
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        row = {"step": step} | {k: _json_number(float(v)) for k, v in values.items()}
+        # One write, so that a killed process can leave no more than the last line half-written.
+        self._stream.write(json.dumps(row, allow_nan=False) + "\n")
+        self._stream.flush()
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _is_kept(path: pathlib.Path, line: bytes, resume_step: int) -> bool:
+    try:
+        return json.loads(line)["step"] <= resume_step
+    except (ValueError, KeyError, TypeError):
+        logging.warning("%s: dropped a line that is not whole: %.80r", path, line)
+        return False
+
+
+def _json_number(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
+
+
+class TensorBoardWriter(Writer):
+    """TensorBoard events in a folder: scalars, image grids, texts."""
+
+    def __init__(self, folder: str | pathlib.Path):
+        self._writer = tf.summary.create_file_writer(str(folder))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        with self._writer.as_default():
+            for name, value in values.items():
+                tf.summary.scalar(name, value, step)
+
+    def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        with self._writer.as_default():
+            for name, value in values.items():
+                tf.summary.image(name, _as_one_image(value)[None], step)
+
+    def text(self, step: int, values: Mapping[str, str]) -> None:
+        with self._writer.as_default():
+            for name, value in values.items():
+                tf.summary.text(name, value, step)
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class PreviewWriter(Writer):
+    """Previews as files: `step_000123_<name>.png` (batches as a grid) and `.txt`, each atomic."""
+
+    def __init__(self, folder: str | pathlib.Path):
+        self._folder = pathlib.Path(folder)
+
+    def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        for name, value in values.items():
+            image = _as_one_image(value)
+            png = io.BytesIO()
+            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(png, "PNG")
+            atomic_write(self._path(step, name, "png"), png.getvalue())
+
+    def text(self, step: int, values: Mapping[str, str]) -> None:
+        for name, value in values.items():
+            atomic_write(self._path(step, name, "txt"), value.encode())
+
+    def _path(self, step: int, name: str, suffix: str) -> pathlib.Path:
+        return self._folder / f"step_{step:06d}_{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}.{suffix}"
+
+
+def _as_one_image(value: np.ndarray) -> np.ndarray:
+    """Float [N, H, W, C] or [H, W, C] in [0, 1] to one uint8 [H', W', C]."""
+    value = np.asarray(value)
+    return image_grid(value if value.ndim == 4 else value[None])

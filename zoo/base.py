@@ -1,0 +1,92 @@
+"""The contract that every model family keeps; the design's "family contract" in code.
+
+A family module exposes two names: `Config`, a dataclass, and `Model(config)`, a subclass of the
+`Model` below. Everything around it (trainer, exporter, evaluation, conformance tests) works on this
+class alone.
+"""
+
+import abc
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+Signature = Callable[..., Mapping[str, tf.Tensor]]
+
+
+class Model(keras.Model):
+    """A `keras.Model` with named losses, previews and serving signatures.
+
+    Subclasses build their networks in `__init__`, set `self.built = True` there (so that variables
+    exist before the optimizer and the first step) and override the methods below.
+    """
+
+    def __init__(self, config: Any, seed: int = 0):
+        super().__init__()
+        self.config = config
+        self.seed = seed
+        # Keras keeps the state of its own random generators out of every checkpoint; this counter
+        # is an ordinary weight, so a resumed run draws the noise the killed one would have drawn.
+        self.noise_step = self.add_weight(
+            name="noise_step", shape=(), dtype="int64", initializer="zeros", trainable=False
+        )
+
+    @property
+    @abc.abstractmethod
+    def losses_tracked(self) -> tuple[keras.metrics.Mean, ...]:
+        """The running means that `train_step` and `test_step` update, one for each named loss."""
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """Keras resets these at the start of each epoch and each evaluation."""
+        return list(self.losses_tracked)
+
+    @property
+    @abc.abstractmethod
+    def optimizers(self) -> dict[str, keras.optimizers.Optimizer]:
+        """Every optimizer by name, for checkpoints. Empty before `compile`."""
+
+    @property
+    @abc.abstractmethod
+    def networks(self) -> dict[str, keras.Model]:
+        """The networks that inference needs, by name: what `zoo/weights` and an export hold."""
+
+    @abc.abstractmethod
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """One update on one replica's batch; returns the running means by name.
+
+        Gradients are divided by the replica count, because a Keras optimizer sums over replicas.
+        """
+
+    @abc.abstractmethod
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """The losses of one batch with the weights that would be served."""
+
+    @abc.abstractmethod
+    def preview(self, seed: int, examples: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
+        """Named sheets of images, float32 `[rows, columns, H, W, C]` in `[0, 1]`.
+
+        The same seed and examples (a held-out batch) ask the same question at every step, so that
+        a row of previews shows one thing getting better.
+        """
+
+    @abc.abstractmethod
+    def signatures(self) -> dict[str, Signature]:
+        """Name → `tf.function` with a named, typed input signature that returns a dict of tensors.
+
+        The first is also `serving_default`. Every input has a leading batch dimension; rows do not
+        see each other; an argument with a default may be left out, or be of length 1 for all rows.
+        """
+
+    @abc.abstractmethod
+    def example_requests(self) -> dict[str, dict[str, np.ndarray]]:
+        """A small valid request for each signature: the golden requests that an export carries."""
+
+    def load_inference_weights(self) -> None:  # noqa: B027 - most families need nothing here
+        """Called after `networks` were filled from kept weights."""
+
+    def _advance(self) -> None:
+        """Ends a training step: the next one draws other noise."""
+        self.noise_step.assign_add(1)

@@ -1,0 +1,30 @@
+"""What the absl binaries of train and of the exporter share: the way they fail."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from absl import app, logging
+
+from zoo.errors import UserError
+
+# TensorFlow reads this when it is imported: its start-up chatter is nothing a user can act on.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def run(
+    main: Callable[[list[str]], None], flags_parser: Callable[[list[str]], list[str]] | None = None
+) -> None:
+    """Runs an absl `main`; a mistake a person can mend is one line and exit status 2."""
+
+    def checked(argv: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)
+        if len(argv) > 1:
+            raise UserError(f"unexpected argument {argv[1]!r}; flags are written --name=value")
+        main(argv)
+
+    try:
+        app.run(checked, flags_parser=flags_parser) if flags_parser else app.run(checked)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,31 @@
+"""Files that are there completely or not at all."""
+
+import contextlib
+import os
+import pathlib
+import tempfile
+
+
+def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes `data` to `path` so that a crash or a full disk leaves the old file or the new one.
+
+    A temporary file in the same folder is written, synced to disk and renamed over `path`.
+    The folder is made if it is missing.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written; `path` is then as it was.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes files that only the owner can read
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise

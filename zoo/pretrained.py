@@ -1,0 +1,136 @@
+"""Weights that were trained here and are kept in the package: `zoo/weights/<preset>/`.
+
+`weights.npz` holds the arrays of the model's `networks` by `<network>/<variable path>`; kernels are
+stored as float16, vectors (biases and batch statistics) as float32. `card.json` says what they are.
+"""
+
+import dataclasses
+import enum
+import io
+import json
+import pathlib
+import typing
+import zipfile
+from typing import Any
+
+import numpy as np
+
+import zoo
+from zoo import base
+from zoo.files import atomic_write
+from zoo.errors import UserError
+
+DIRECTORY = pathlib.Path(__file__).parent / "weights"
+
+
+def names() -> list[str]:
+    """The kept presets, sorted."""
+    return sorted(p.parent.name for p in DIRECTORY.glob("*/card.json"))
+
+
+def card(name: str) -> dict[str, Any]:
+    """A kept preset's model card. Raises `UserError` for an unknown name."""
+    if name not in names():
+        raise UserError(
+            f"no pretrained weights named {name!r}; there are {', '.join(names()) or 'none'}"
+        )
+    return json.loads((DIRECTORY / name / "card.json").read_text())
+
+
+def load(name: str) -> base.Model:
+    """The model of a kept preset, ready for inference.
+
+    Raises:
+        UserError: for an unknown name, or weights that do not fit the card's configuration.
+    """
+    description = card(name)
+    config = config_from_json(zoo.family(description["family"]).Config, description["model"])
+    model = zoo.build(description["family"], config)
+    read_weights(model, DIRECTORY / name / "weights.npz")
+    return model
+
+
+def config_to_json(config: Any) -> dict[str, Any]:
+    """A config dataclass as JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def config_from_json(kind: type, values: dict[str, Any]) -> Any:
+    """The inverse of `config_to_json`: restores tuples, enums and nested dataclasses.
+
+    Raises:
+        UserError: for a field that `kind` does not have.
+    """
+    hints = typing.get_type_hints(kind)
+    if unknown := set(values) - set(hints):
+        raise UserError(
+            f"{kind.__module__}.{kind.__name__} has no field {', '.join(sorted(unknown))};"
+            f" its fields are {', '.join(hints)}"
+        )
+    return kind(**{name: _restore(hints[name], value) for name, value in values.items()})
+
+
+def _restore(hint: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return config_from_json(hint, value)
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return hint(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _variables(model: base.Model) -> dict[str, Any]:
+    return {
+        f"{network}/{variable.path}": variable
+        for network, keras_model in model.networks.items()
+        for variable in keras_model.weights
+    }
+
+
+def pack_weights(model: base.Model) -> dict[str, np.ndarray]:
+    """The arrays that `weights.npz` holds."""
+    packed = {}
+    for name, variable in _variables(model).items():
+        value = np.asarray(variable)
+        packed[name] = value.astype(np.float16) if value.ndim > 1 else value
+    return packed
+
+
+def keep(model: base.Model, description: dict[str, Any]) -> pathlib.Path:
+    """Writes a model's weights and card to `zoo/weights/<card's name>/` and returns that folder.
+
+    The weights come first: a card without weights never stands there.
+    """
+    directory = DIRECTORY / description["name"]
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **pack_weights(model))
+    atomic_write(directory / "weights.npz", buffer.getvalue())
+    atomic_write(directory / "card.json", (json.dumps(description, indent=2) + "\n").encode())
+    return directory
+
+
+def read_weights(model: base.Model, path: pathlib.Path) -> None:
+    """Fills the model's networks from a `weights.npz`.
+
+    Raises:
+        UserError: when the file is missing, damaged, or of another architecture.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"cannot read the weights {path}: {error}") from error
+    variables = _variables(model)
+    shapes = {name: tuple(v.shape) for name, v in variables.items()}
+    if shapes != {name: a.shape for name, a in arrays.items()}:
+        different = sorted(
+            name
+            for name in shapes.keys() | arrays.keys()
+            if name not in arrays or shapes.get(name) != arrays[name].shape
+        )
+        raise UserError(
+            f"{path} holds the weights of another architecture: {len(different)} arrays differ,"
+            f" the first is {different[0]}"
+        )
+    for name, variable in variables.items():
+        variable.assign(arrays[name].astype(variable.dtype))
+    model.load_inference_weights()

@@ -1,0 +1,70 @@
+"""Reading what a training run left: `config.json` and `checkpoints/` of a work directory."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import tensorflow as tf
+
+import zoo
+from zoo import base, pretrained
+from zoo.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A model with the weights of a run's newest checkpoint, ready for inference."""
+
+    model: base.Model
+    config: dict[str, Any]  # config.json
+    step: int
+    seconds: float  # of training, all its resumed parts together
+
+
+def load(workdir: pathlib.Path) -> Trained:
+    """The newest state of a run.
+
+    Raises:
+        UserError: the directory holds no run, no checkpoint yet, or a damaged one.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise UserError(f"{workdir} is no training work directory: it has no config.json")
+    try:
+        config = json.loads(path.read_text())
+        family, values = config["family"], config["model"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is no training configuration: {error!r}") from error
+    model_config = pretrained.config_from_json(zoo.family(family).Config, values)
+    model = zoo.build(family, model_config)
+    step = tf.Variable(0, dtype=tf.int64, trainable=False)
+    seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+    checkpoint = tf.train.Checkpoint(model=model, step=step, seconds=seconds)
+    if not restore(checkpoint, workdir / "checkpoints"):
+        raise UserError(f"{workdir} has no checkpoint yet: let train.main reach its first one")
+    return Trained(model, config, int(step.numpy()), float(seconds.numpy()))
+
+
+def restore(checkpoint: tf.train.Checkpoint, directory: pathlib.Path) -> bool:
+    """Loads the newest checkpoint that the directory's index names; False if there is none.
+
+    Raises:
+        UserError: the checkpoint is damaged or of another model; nothing is deleted.
+    """
+    state = tf.train.get_checkpoint_state(str(directory))
+    paths = [] if state is None else list(state.all_model_checkpoint_paths)
+    paths = [p for p in paths if pathlib.Path(f"{p}.index").exists()]
+    if not paths:
+        return False
+    try:
+        checkpoint.restore(paths[-1]).assert_existing_objects_matched().expect_partial()
+    except (tf.errors.OpError, AssertionError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        name = pathlib.Path(paths[-1]).name
+        older = f"go on from {pathlib.Path(paths[-2]).name}" if len(paths) > 1 else "start anew"
+        raise UserError(
+            f"checkpoint {paths[-1]} cannot be read ({reason});"
+            f" move {name}.* out of {directory} to {older}"
+        ) from error
+    return True
