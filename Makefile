@@ -26,6 +26,7 @@ setup: .venv/.installed ## make .venv with everything that the demo and the test
 		echo "error: no Python 3.11, 3.12 or 3.13 (tried: $(CANDIDATES)); install one, or run: make setup PYTHON=/path/to/python3.11" >&2; \
 		exit 2; \
 	fi; \
+	echo "making .venv with $$found: about 3 GB, a minute or more"; \
 	"$$found" -m venv --clear .venv
 	$(VENV)/python -m pip install --quiet --disable-pip-version-check -e '.[all]'
 	@touch $@

@@ -67,8 +67,8 @@ setuptools.setup(
             "atelier-train=train.main:run",
             "atelier-evaluate=train.evaluate_main:run",
             "atelier-export=serving.export_main:run",
-            "atelier-serve=serving.server_main:run",
-            "atelier-client=serving.client_main:run",
+            "atelier-serve=serving.server_main:main",
+            "atelier-client=serving.client_main:main",
         ]
     },
 )

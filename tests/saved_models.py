@@ -1,9 +1,64 @@
-"""Small SavedModels for the serving tests, written with tf.Module; TensorFlow is imported on use."""
+"""Small SavedModels for the serving tests, and one server for all of them.
+
+Test modules name this file in `pytest_plugins`: so its fixtures are shared by all in a session.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from serving.launch import LaunchedServer, launch
+
+CONFIG = """
+model_config_list {{
+  config {{ name: "dense" base_path: "{base}/dense" model_platform: "tensorflow" }}
+  config {{ name: "text" base_path: "{base}/text" model_platform: "tensorflow" }}
+  config {{ name: "swap" base_path: "{base}/swap" model_platform: "tensorflow" }}
+  config {{ name: "damaged" base_path: "{base}/damaged" model_platform: "tensorflow" }}
+  config {{ name: "leaving" base_path: "{base}/leaving" model_platform: "tensorflow" }}
+  config {{ name: "changing" base_path: "{base}/changing" model_platform: "tensorflow" }}
+  config {{
+    name: "labelled" base_path: "{base}/labelled" model_platform: "tensorflow"
+    model_version_policy {{ all {{}} }}
+    version_labels {{ key: "stable" value: 1 }}
+    version_labels {{ key: "canary" value: 2 }}
+    version_labels {{ key: "later" value: 7 }}
+  }}
+}}
+"""
+
+
+@pytest.fixture(scope="session")
+def model_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of base paths: dense, text, labelled (2 versions), and those that tests change."""
+    base = tmp_path_factory.mktemp("models")
+    for name in ("dense", "swap", "damaged", "leaving", "changing", "labelled"):
+        write_dense(base / name, 1)
+    write_dense(base / "labelled", 2, scale=5.0)
+    (base / "labelled" / "notes").mkdir()  # not a version: ignored
+    write_text(base / "text", 1)
+    return base
+
+
+@pytest.fixture(scope="session")
+def running(model_base: Path) -> Iterator[LaunchedServer]:
+    """The embedded server over CONFIG, also at `model_base`/socket."""
+    config = model_base / "models.config"
+    config.write_text(CONFIG.format(base=model_base))
+    flags = [
+        "--max_num_load_retries=0",
+        "--enable_grpc_healthcheck_service",
+        f"--grpc_socket_path={model_base}/socket",
+        "--rest_api_port=8501",  # not known at this depth: reported, and the server starts
+        "--port 8500",
+    ]
+    with launch(config, flags=flags) as launched:
+        yield launched
 
 
 def write_dense(base: Path, version: int, scale: float = 2.0) -> Path:
@@ -12,7 +67,6 @@ def write_dense(base: Path, version: int, scale: float = 2.0) -> Path:
     `wide`: x float32 [B] -> y float32 [B, 1000]. `slow`: steps int32 [] -> y, a loop of that many.
     `options`: x float32 [B], gain float32 [1] (default 3), shift float32 [1] (default 1) -> y.
     """
-    import tensorflow as tf
 
     class Dense(tf.Module):
         def __init__(self) -> None:
@@ -69,7 +123,6 @@ def write_text(base: Path, version: int) -> Path:
 
     `parse`: inputs, serialized tf.Example [B] -> x.
     """
-    import tensorflow as tf
 
     class Text(tf.Module):
         @tf.function(
@@ -96,8 +149,6 @@ def write_text(base: Path, version: int) -> Path:
 
 def _save(model: object, base: Path, version: int, signatures: dict[str, object]) -> Path:
     """Writes <base>/<version> complete or not at all, as a server polls the folder."""
-    import tensorflow as tf
-
     hidden = base.parent / f".{base.name}.{version}"
     tf.saved_model.save(model, str(hidden), signatures=signatures)
     base.mkdir(parents=True, exist_ok=True)

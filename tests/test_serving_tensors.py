@@ -153,7 +153,10 @@ def test_values_fill_the_shape_as_in_tensorflow(proto, expected):
 @pytest.mark.parametrize(
     ("proto", "reason"),
     [
-        (_proto("DT_FLOAT", [2], tensor_content=b"123"), r"3 bytes, shape \[2\] of float32 needs 8"),
+        (
+            _proto("DT_FLOAT", [2], tensor_content=b"123"),
+            r"3 bytes, shape \[2\] of float32 needs 8",
+        ),
         (_proto("DT_STRING", [1], tensor_content=b"a"), "string_val"),
         (_proto("DT_FLOAT", [-1]), "negative"),
         (_proto("DT_FLOAT", [2**20, 2**20], float_val=[1]), "too large to fill"),

@@ -9,7 +9,7 @@ from train import data as data_sets
 from train.metrics import distances, generative, judge
 from zoo.errors import UserError
 
-KEPT = {"mnist": None, "fashion_mnist": None, "paintings": 64}  # name -> image size
+KEPT = {"digits": None, "mnist": None, "fashion_mnist": None, "paintings": 64}  # -> image size
 
 
 def random_images(n, seed=0, shape=(8, 8, 1)):
@@ -140,7 +140,7 @@ def test_judge_scores_do_not_depend_on_type_or_batch(monkeypatch, small):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros((2, 9, 9, 1), np.float32), "expected"),
+        (np.zeros((2, 9, 9, 1), np.float32), "expected .N >= 1, 8, 8, 1."),
         (np.zeros((0, 8, 8, 1), np.float32), "N >= 1"),
         (np.full((2, 8, 8, 1), 255.0, np.float32), "0..1"),
         (np.full((2, 8, 8, 1), np.nan, np.float32), "0..1"),
@@ -255,3 +255,12 @@ def test_report_refuses_labels_of_another_length(small):
     images = random_images(10)
     with pytest.raises(ValueError, match="3 labels for 10 images"):
         generative.generative_report(small, images, images, images, np.zeros(3, int))
+
+
+def test_report_on_images_of_another_size_is_one_line(small):
+    images = random_images(10, shape=(9, 9, 1))
+    with pytest.raises(
+        UserError, match="images are 9x9x1, but the judge was trained on 8x8x1"
+    ) as e:
+        generative.generative_report(small, images, images, images)
+    assert "\n" not in str(e.value)

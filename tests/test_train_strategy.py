@@ -108,6 +108,7 @@ print("RESULT " + json.dumps([strategy.is_chief(made), [replicas, first, local],
 """
 
 
+@pytest.mark.slow
 def test_two_workers_share_the_batches_of_one_device():
     sockets = [socket.socket() for _ in range(2)]
     for s in sockets:

@@ -11,8 +11,8 @@ from PIL import Image
 from rich.console import Console
 
 from train import writers
-from zoo.files import atomic_write
 from train.image_grid import image_grid
+from zoo.files import atomic_write
 
 
 def _rows(path):

@@ -18,8 +18,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from zoo.files import atomic_write
 from train.image_grid import image_grid
+from zoo.files import atomic_write
 
 # Values that depend on the machine's speed have names that start so: whoever compares two runs
 # leaves them out.

@@ -243,14 +243,9 @@ def run_side(side: str) -> dict[str, Any]:
     return result
 
 
-def hardware() -> str:
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{os.cpu_count()} x {names[0] if names else platform.machine()}"
-
-
 def compare() -> None:
+    from train import card
+
     speeds: dict[str, list[float]] = {}
     for number in range(ROUNDS):
         sides = {side: run_side(side) for side in SIDES}
@@ -285,7 +280,7 @@ def compare() -> None:
             "keras": metadata.version("keras"),
             **{side: sides[side]["version"] for side in SIDES},
         },
-        "hardware": hardware(),
+        "hardware": card.hardware(),
         "command": "make bench-train",
     }
     RESULTS.parent.mkdir(exist_ok=True)

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.metrics import distances
-from train.metrics.judge import Judge, Scores
+from train.metrics.judge import TRAIN_COMMAND, Judge, Scores
+from zoo.errors import UserError
 
 SAMPLES = 10_000  # images for the distances and the score
 NEIGHBOURS = 2_000  # images on each side for precision and recall
@@ -16,6 +17,10 @@ _COLUMNS = ("score", "fd_logits", "fd_feat", "precision", "recall", "agreement")
 def _pick(size: int, n: int) -> NDArray[np.int64]:
     """n indices out of size, the same on every run; sets sorted by class must not bias them."""
     return np.random.default_rng(0).permutation(size)[:n]
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
 
 
 def _row(scores: Scores, reference: Scores, neighbours: int) -> dict[str, float]:
@@ -55,10 +60,17 @@ def generative_report(
       is the judge's own on real test images: agreement has to be read beside it.
 
     Raises:
-      ValueError: images of a shape that the judge does not take, or labels of another length.
+      UserError: images of a size that the judge does not take.
+      ValueError: labels of another length, or too few images.
     """
     if fake_labels is not None and len(fake_labels) != len(fake_images):
         raise ValueError(f"{len(fake_labels)} labels for {len(fake_images)} images")
+    for images in (real_train, real_test, fake_images):
+        if images.shape[1:] != judge.image_shape:
+            raise UserError(
+                f"images are {_by(images.shape[1:])}, but the judge was trained on "
+                f"{_by(judge.image_shape)}; train one for this size with: {TRAIN_COMMAND}"
+            )
     n = min(SAMPLES, len(fake_images), len(real_train))
     n_test = min(SAMPLES, len(real_test))
     neighbours = min(NEIGHBOURS, n, n_test)

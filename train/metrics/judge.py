@@ -16,11 +16,11 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from train import files
+from zoo import files
 from zoo.errors import UserError
 
 JUDGES = Path(__file__).parent / "judges"
-TRAIN_COMMAND = "python -m train.metrics.judge_main --data=NAME --data_dir=DIR"
+TRAIN_COMMAND = "python -m train.metrics.judge_main --data=NAME --data_dir=DIR --image_size=N"
 _BATCH = 500
 
 
@@ -134,8 +134,8 @@ class Judge:
             files.atomic_write(where / "card.json", card.encode())
         except OSError as error:
             raise UserError(
-                f"cannot keep the judge in {where}: {error.strerror}; free some space or change its "
-                "rights"
+                f"cannot keep the judge in {where}: {error.strerror}; "
+                "free some space or change its rights"
             ) from error
         return where
 

@@ -6,19 +6,17 @@ Prints its test accuracy and the REAL row: train images against test images, the
 distance. A judge that replaces a kept one makes all figures taken with the old one incomparable.
 """
 
-import os
-import pathlib
-import platform
 import shlex
 import sys
 import time
 from importlib import metadata
 
-from absl import app, flags
+from absl import flags
 
+from train import card
 from train import data as data_sets
 from train.metrics import distances, generative, judge
-from zoo.errors import UserError
+from zoo import binary
 
 _DATA = flags.DEFINE_string("data", None, "data set, as train.main names it", required=True)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "where named data sets keep their files")
@@ -28,21 +26,8 @@ _AUGMENT = flags.DEFINE_boolean("augment", False, "random flips and shifts: for 
 _SEED = flags.DEFINE_integer("seed", 0, "of everything random", 0)
 
 
-def _hardware() -> str:
-    """Cores and processor, as in "2 x AMD EPYC"."""
-    name = platform.machine()
-    cpuinfo = pathlib.Path("/proc/cpuinfo")  # Linux only; platform.processor() is empty there
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    return f"{os.cpu_count()} x {name}"
-
-
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}; flags are written --name=value")
+    del argv  # zoo.binary has refused any
     data = data_sets.load(_DATA.value, data_dir=_DATA_DIR.value, image_size=_IMAGE_SIZE.value)
     start = time.perf_counter()
     trained = judge.train(
@@ -62,7 +47,7 @@ def main(argv: list[str]) -> None:
         command=shlex.join(["python", "-m", "train.metrics.judge_main", *sys.argv[1:]]),
         seed=_SEED.value,
         wall_time_s=round(wall, 1),
-        hardware=_hardware(),
+        hardware=card.hardware(),
         versions={name: metadata.version(name) for name in ("tensorflow", "keras", "numpy")},
         parameters=trained.parameters(),
         test_accuracy=distances.accuracy(predicted, data.test.labels),
@@ -78,14 +63,5 @@ def main(argv: list[str]) -> None:
     print(f"test accuracy {trained.card['test_accuracy']:.4f}, {wall:.0f} s; kept in {where}")
 
 
-def run() -> None:
-    """The entry point: a mistake that a person can mend is one line and exit status 2."""
-    try:
-        app.run(main)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    run()
+    binary.run(main)

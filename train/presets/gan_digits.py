@@ -14,5 +14,5 @@ def get_config() -> Config:
         model=gan.Config(latent_dim=32, channels=64, ema_decay=0.998),
         data=Data(name="digits", batch_size=64),
         optimizer=Optimizer(learning_rate=4e-4, beta_1=0.5, schedule=Schedule.LINEAR_TAIL),
-        steps=4000,
+        steps=3000,
     )

@@ -1,0 +1,186 @@
+"""Exports keep the signature contract, in processes that have never seen the model or Keras."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny
+
+import zoo
+from serving import client as client_lib
+from serving import export, launch, portable
+from zoo.errors import UserError
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CARD = {"name": "x", "family": "x", "model": {}}
+
+
+@pytest.fixture(scope="module", params=sorted(tiny.CONFIGS))
+def exported(request, tmp_path_factory):
+    """(family, model, version directory)"""
+    family = request.param
+    model = zoo.build(family, tiny.CONFIGS[family], seed=3)
+    base = tmp_path_factory.mktemp("models")
+    return family, model, export.export(model, base, family, CARD)
+
+
+def test_an_export_carries_its_card_golden_requests_and_warm_up(exported):
+    family, model, version = exported
+    assert version.name == "1"
+    extra = version / "assets.extra"
+    card = json.loads((extra / "card.json").read_text())
+    assert set(card["signatures"]) == set(model.signatures())
+    assert set(portable.golden_requests(version)) == set(model.signatures())
+    assert (extra / "tf_serving_warmup_requests").stat().st_size > 0
+
+
+def test_the_first_signature_is_also_the_default(exported):
+    _, model, version = exported
+    first = next(iter(model.signatures()))
+    inputs, expected = portable.golden_requests(version)[first]
+    got = portable.session_runner(version)("serving_default", inputs)
+    assert portable.compare(first, got, expected, 1e-5) == []
+
+
+def test_the_weights_are_stored_once(exported):
+    _, _, version = exported
+    card = json.loads((version / "assets.extra" / "card.json").read_text())
+    stored = (version / "variables" / "variables.data-00000-of-00001").stat().st_size
+    assert card["weights_bytes"] <= stored <= card["weights_bytes"] * 1.02 + 4096
+
+
+FRESH = """
+import sys, pathlib, numpy as np
+sys.modules["keras"] = None
+from serving import portable
+directory, out = pathlib.Path(sys.argv[1]), sys.argv[2]
+runners = {"python": portable.python_runner(directory), "session": portable.session_runner(directory)}
+answers = {}
+for signature, (inputs, _) in portable.golden_requests(directory).items():
+    for loader, run in runners.items():
+        for rows in (1, 7, 64):
+            pick = np.arange(rows) % len(next(iter(inputs.values())))
+            for key, value in run(signature, {k: v[pick] for k, v in inputs.items()}).items():
+                if value.dtype.kind == "f":
+                    answers[f"{signature} {loader} {rows} {key}"] = value
+np.savez(out, **answers)
+"""
+
+
+def test_same_seed_same_answer_in_a_fresh_process_both_loaders_any_batch(exported, tmp_path):
+    _, model, version = exported
+    out = tmp_path / "answers.npz"
+    subprocess.run(
+        [sys.executable, "-c", FRESH, str(version), str(out)],
+        check=True,
+        cwd=ROOT,
+        capture_output=True,
+    )
+    requests = model.example_requests()
+    with np.load(out) as answers:
+        assert len(answers.files) >= 6
+        for name in answers.files:
+            signature, loader, rows, key = name.split()
+            request = requests[signature]
+            whole = model.signatures()[signature](
+                **{k: tf.constant(v.tolist() if v.dtype == object else v) for k, v in request.items()}
+            )[key].numpy()
+            pick = np.arange(int(rows)) % len(whole)
+            np.testing.assert_allclose(answers[name], whole[pick], atol=1e-5, err_msg=name)
+            other = name.replace(loader, "python" if loader == "session" else "session")
+            assert np.array_equal(answers[name], answers[other]), name
+
+
+def test_options_have_defaults_in_the_signature(exported):
+    family, _, version = exported
+    optional = {"gan": ("sample", {"label", "truncation"}), "cnn": ("explain", {"class_id"})}
+    signature, names = optional[family]
+    meta = portable._saved_model(version).meta_graphs[0].signature_def[signature]
+    assert set(meta.defaults) == names
+    inputs, _ = portable.golden_requests(version)[signature]
+    required = {k: v for k, v in inputs.items() if k not in names}
+    answer = portable.session_runner(version)(signature, required)
+    assert all(len(v) == len(next(iter(required.values()))) for v in answer.values())
+
+
+def test_a_served_export_answers_its_golden_requests(exported):
+    family, _, version = exported
+    with (
+        launch.launch((family, version.parent)) as server,
+        client_lib.Client.connect(server.address) as client,
+    ):
+        for signature, (inputs, expected) in portable.golden_requests(version).items():
+            got = client.predict(family, inputs, signature=signature)
+            assert portable.compare(signature, got, expected, 1e-5) == []
+
+
+def test_versions_only_grow(tmp_path):
+    model = zoo.build("gan", tiny.CONFIGS["gan"])
+    (tmp_path / "gan" / "41").mkdir(parents=True)
+    assert export.export(model, tmp_path, "gan", CARD).name == "42"
+    assert sorted(os.listdir(tmp_path / "gan")) == ["41", "42"]
+
+
+class NeedsPython(zoo.family("gan").Model):
+    """A model that works here and nowhere else: its signature calls back into this process."""
+
+    def signatures(self):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, "seed")])
+        def sample(seed):
+            image = tf.py_function(lambda s: tf.cast(s, tf.float32), [seed], tf.float32)
+            return {"image": tf.ensure_shape(image, [None])}
+
+        return {"sample": sample}
+
+    def example_requests(self):
+        return {"sample": {"seed": np.arange(2, dtype=np.int64)}}
+
+
+class MixesRows(NeedsPython):
+    """A model whose rows see each other."""
+
+    def signatures(self):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, "seed")])
+        def sample(seed):
+            return {"image": tf.cast(seed - tf.reduce_min(seed), tf.float32)}
+
+        return {"sample": sample}
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"), [(NeedsPython, "needs Python"), (MixesRows, "row 1 alone")]
+)
+def test_an_export_that_breaks_the_contract_is_not_published(broken, reason, tmp_path):
+    with pytest.raises(UserError, match=reason):
+        export.export(broken(tiny.CONFIGS["gan"]), tmp_path, "gan", CARD)
+    assert os.listdir(tmp_path / "gan") == []
+
+
+def run_main(*flags):
+    return subprocess.run(
+        [sys.executable, "-m", "serving.export_main", *map(str, flags)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--pretrained=gan_fashon"], "no pretrained weights named 'gan_fashon'"),
+        (["--workdir=/nowhere"], "/nowhere is no training work directory"),
+        ([], "exactly one of --pretrained=<preset> and --workdir=<dir>"),
+    ],
+)
+def test_a_mistake_is_one_line(flags, expected, tmp_path):
+    done = run_main(*flags, f"--base_dir={tmp_path}")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert expected in done.stderr
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,136 @@
+"""What the serving package loads, and that it lives beside TensorFlow Serving's own package."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from google.protobuf import descriptor
+
+ROOT = Path(__file__).resolve().parent.parent
+SERVER_MODULES = ["repository", "grpc_api", "server", "server_main"]
+
+
+def _run(code: str) -> str:
+    """Output of Python code in a fresh process.
+
+    Through a shell that forks: a process that is executed straight from this large one would
+    inherit its peak memory in getrusage.
+    """
+    done = subprocess.run(
+        ["sh", "-c", '"$0" -c "$1"; exit $?', sys.executable, code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("module", ["client", "client_main", "launch"])
+def test_client_side_modules_need_no_tensorflow_and_little_memory(module):
+    report = json.loads(
+        _run(
+            f"import serving.{module}, json, resource, sys\n"
+            "kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+            "print(json.dumps([kib / 1024, [name.partition('.')[0] for name in sys.modules]]))"
+        )
+    )
+    mebibytes, packages = report
+    assert mebibytes <= 60
+    heavy = {"tensorflow", "tensorflow_serving", "keras", "zoo", "train", "PIL", "pandas", "scipy"}
+    assert not heavy & set(packages)
+
+
+def test_importing_the_package_itself_loads_none_of_its_modules():
+    loaded = _run(
+        "import serving, sys; print([m for m in sys.modules if m.startswith('serving.')])"
+    )
+    assert loaded.strip() == "[]"
+
+
+IMPORTS = [
+    "from serving import wire_pb2 as own",
+    "from tensorflow_serving.apis import predict_pb2 as stock",
+]
+
+
+@pytest.mark.parametrize("imports", [IMPORTS, IMPORTS[::-1]], ids=["own first", "stock first"])
+def test_lives_beside_tensorflow_serving_in_both_import_orders(imports):
+    output = _run(
+        "\n".join(imports) + "\n"
+        "request = own.PredictRequest(model_spec=own.ModelSpec(name='m'))\n"
+        "print(stock.PredictRequest.FromString(request.SerializeToString()).model_spec.name)"
+    )
+    assert output.strip() == "m"
+
+
+@pytest.mark.parametrize("module", SERVER_MODULES)
+def test_the_server_imports_neither_keras_nor_models_nor_training(module):
+    tree = ast.parse((ROOT / "serving" / f"{module}.py").read_text())
+    imported = {
+        name.partition(".")[0]
+        for node in ast.walk(tree)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert not imported & {"keras", "zoo", "train"}
+
+
+def test_every_field_has_tensorflow_serving_s_number_and_type():
+    from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
+    from tensorflow.core.protobuf import meta_graph_pb2
+    from tensorflow_serving.apis import (
+        get_model_metadata_pb2,
+        get_model_status_pb2,
+        model_pb2,
+        predict_pb2,
+        status_pb2,
+    )
+
+    from serving import wire_pb2
+
+    stock_modules = (
+        tensor_pb2,
+        tensor_shape_pb2,
+        meta_graph_pb2,
+        get_model_metadata_pb2,
+        get_model_status_pb2,
+        model_pb2,
+        predict_pb2,
+        status_pb2,
+    )
+    stock = {
+        name: found
+        for module in stock_modules
+        for name, found in module.DESCRIPTOR.message_types_by_name.items()
+    }
+    compared = 0
+    for name, own in wire_pb2.DESCRIPTOR.message_types_by_name.items():
+        compared += _compare(own, stock[name])
+    assert compared > 40
+    stock_types = dict(types_pb2.DataType.items())
+    assert dict(wire_pb2.DataType.items()).items() <= stock_types.items()
+    states = get_model_status_pb2.ModelVersionStatus.State.items()
+    assert wire_pb2.ModelVersionStatus.State.items() == states
+
+
+def _compare(own: descriptor.Descriptor, stock: descriptor.Descriptor) -> int:
+    """Asserts that each field of `own` is one of `stock`; returns how many there were."""
+    for field in own.fields:
+        other = stock.fields_by_number[field.number]
+        assert (field.name, field.is_repeated) == (other.name, other.is_repeated)
+        # An enum travels as an int32 does.
+        as_wire = {descriptor.FieldDescriptor.TYPE_ENUM: descriptor.FieldDescriptor.TYPE_INT32}
+        assert as_wire.get(field.type, field.type) == as_wire.get(other.type, other.type)
+    nested = sum(_compare(n, stock.nested_types_by_name[n.name]) for n in own.nested_types)
+    return len(own.fields) + nested

@@ -1,0 +1,79 @@
+"""A strategy never changes what is learnt: one device against two replicas."""
+
+import json
+
+import pytest
+import tensorflow as tf
+import tiny
+
+from train import config as config_lib
+from train import data, loop, strategy
+from train.data.pipeline import Augment
+from zoo import workdir as workdir_lib
+from zoo.errors import UserError
+
+
+def config(family, **changes):
+    made = config_lib.Config(
+        name=f"{family}_tiny",
+        family=family,
+        model=tiny.CONFIGS[family],
+        data=config_lib.Data(name="digits", batch_size=32, augment=Augment(shift=1)),
+        optimizer=config_lib.Optimizer(learning_rate=1e-3, beta_1=0.5),
+        steps=8,
+        steps_per_execution=3,
+        log_every=1,
+        eval_every=4,
+        preview_every=8,
+        checkpoint_every=4,
+    )
+    for name, value in changes.items():
+        setattr(made, name, value)
+    made.validate()
+    return made
+
+
+def losses(workdir):
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in x.items() if not k.startswith("rate/")} for x in lines]
+
+
+@pytest.mark.parametrize("family", sorted(tiny.CONFIGS))
+def test_two_replicas_learn_what_one_device_learns(family, tmp_path):
+    digits = data.load("digits")
+    for name in ("one_device", "mirrored"):
+        loop.train(config(family), tmp_path / name, digits, strategy.make(name))
+    assert strategy.make("mirrored").num_replicas_in_sync == 2
+    one, two = losses(tmp_path / "one_device"), losses(tmp_path / "mirrored")
+    assert len(one) == len(two) == 10  # eight steps, two evaluations
+    for a, b in zip(one, two, strict=True):
+        assert a == pytest.approx(b, abs=1e-4)
+
+
+@pytest.mark.parametrize("family", sorted(tiny.CONFIGS))
+def test_a_checkpoint_of_two_replicas_goes_on_with_one(family, tmp_path):
+    digits = data.load("digits")
+    loop.train(config(family), tmp_path / "one", digits, strategy.make("one_device"))
+    # Four steps with two replicas: the run is cut where its checkpoint stands.
+    half = tmp_path / "half"
+    loop.train(config(family), half, digits, strategy.make("mirrored"))
+    for path in (half / "checkpoints").glob("ckpt-8.*"):
+        path.unlink()
+    loop.train(config(family), half, digits, strategy.make("one_device"))
+    for a, b in zip(losses(tmp_path / "one"), losses(half), strict=True):
+        assert a == pytest.approx(b, abs=1e-4)
+
+
+def test_what_was_trained_is_what_is_loaded(tmp_path):
+    digits = data.load("digits")
+    made = loop.train(config("gan"), tmp_path, digits, strategy.make("one_device"))
+    trained = workdir_lib.load(tmp_path)
+    assert trained.step == 8
+    seed = tf.range(5, dtype=tf.int64)
+    got = trained.model.signatures()["sample"](seed=seed)["image"]
+    tf.debugging.assert_equal(got, made.signatures()["sample"](seed=seed)["image"])
+
+
+def test_a_folder_without_a_run_is_one_clear_error(tmp_path):
+    with pytest.raises(UserError, match=r"no config\.json"):
+        workdir_lib.load(tmp_path)

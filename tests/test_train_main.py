@@ -1,0 +1,232 @@
+"""The training binary as people meet it: real runs, kills, resumes and mistakes."""
+
+import json
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+QUICK = [
+    "--config.steps=60",
+    "--config.steps_per_execution=4",
+    "--config.log_every=5",
+    "--config.eval_every=20",
+    "--config.preview_every=30",
+    "--config.checkpoint_every=10",
+]
+TINY = {
+    "gan_digits": [*QUICK, "--config.model.channels=8", "--config.model.latent_dim=8"],
+    "cnn_digits": [*QUICK, "--config.model.stem=4", "--config.model.widths=(8,8)"],
+}
+
+
+def command(*flags):
+    return [sys.executable, "-m", "train.main", *map(str, flags)]
+
+
+def train(*flags, **options):
+    return subprocess.run(
+        command(*flags), cwd=ROOT, capture_output=True, text=True, timeout=300, **options
+    )
+
+
+def losses(workdir):
+    """metrics.jsonl without the rates, which are about the machine."""
+    lines = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in x.items() if not k.startswith("rate/")} for x in lines]
+
+
+def kill_at(step, *flags):
+    """Runs the binary and kills it -9 once it has logged a step."""
+    workdir = pathlib.Path(next(f for f in flags if f.startswith("--workdir=")).split("=", 1)[1])
+    process = subprocess.Popen(
+        command(*flags), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    metrics = workdir / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while f'"step": {step},' not in (metrics.read_text() if metrics.exists() else ""):
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.parametrize("preset", sorted(TINY))
+def test_a_killed_run_repeats_the_losses_of_an_uninterrupted_one_to_the_bit(preset, tmp_path):
+    flags = [f"--config={preset}", "--strategy=one_device", *TINY[preset]]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = train(*flags, f"--workdir={whole}")
+    assert done.returncode == 0, done.stderr
+    kill_at(25, *flags, f"--workdir={killed}")
+    done = train(*flags, f"--workdir={killed}")
+    assert done.returncode == 0, done.stderr
+    assert losses(killed) == losses(whole)
+    assert {p.name for p in (killed / "previews").iterdir()} == {
+        p.name for p in (whole / "previews").iterdir()
+    }
+    for picture in (whole / "previews").iterdir():
+        assert picture.read_bytes() == (killed / "previews" / picture.name).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished tiny run; tests copy what they damage."""
+    workdir = tmp_path_factory.mktemp("run") / "gan"
+    done = train("--config=gan_digits", *TINY["gan_digits"], f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    return workdir, done.stdout
+
+
+def test_a_run_leaves_what_the_design_says(run):
+    workdir, stdout = run
+    names = {p.name for p in workdir.iterdir()}
+    assert {"config.json", "checkpoints", "metrics.jsonl", "previews", "card.json"} <= names
+    assert any(n.startswith("events.out.tfevents") for n in names)
+    card = json.loads((workdir / "card.json").read_text())
+    assert card["steps"] == 60
+    assert card["data"]["train_images"] + card["data"]["test_images"] == 1797
+    assert "--config=gan_digits" in card["command"]
+    steps = [x["step"] for x in losses(workdir) if "generator_loss" in x]
+    assert steps == list(range(5, 61, 5))
+    assert "step 60/60" in stdout
+    assert "ETA" in stdout
+
+
+def test_a_finished_run_is_not_run_again(run):
+    workdir, _ = run
+    before = losses(workdir)
+    done = train("--config=gan_digits", *TINY["gan_digits"], f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    assert losses(workdir) == before
+
+
+def fails(*flags, **options):
+    """stderr of a run that must end with exactly one clear line."""
+    done = train(*flags, **options)
+    assert done.returncode not in (0, -signal.SIGKILL)
+    assert "Traceback" not in done.stderr
+    told = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
+    assert len(told) == 1, done.stderr
+    return told[0]
+
+
+def test_another_configuration_is_refused_and_nothing_is_lost(run):
+    workdir, _ = run
+    before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+    told = fails("--config=gan_digits", "--config.seed=7", *TINY["gan_digits"], f"--workdir={workdir}")
+    assert "config.seed: 0 → 7" in told
+    assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
+
+
+def test_a_truncated_checkpoint_names_itself_and_the_older_one(run, tmp_path):
+    workdir = tmp_path / "gan"
+    subprocess.run(["cp", "-r", str(run[0]), str(workdir)], check=True)
+    data = workdir / "checkpoints" / "ckpt-60.data-00000-of-00001"
+    data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+    flags = ["--config=gan_digits", *TINY["gan_digits"], f"--workdir={workdir}"]
+    told = fails(*flags)
+    assert "ckpt-60 cannot be read" in told
+    assert "to go on from ckpt-50" in told
+    for path in (workdir / "checkpoints").glob("ckpt-60.*"):
+        path.rename(tmp_path / path.name)
+    done = train(*flags)
+    assert done.returncode == 0, done.stderr
+    assert losses(workdir) == losses(run[0])
+
+
+def test_a_full_disk_is_one_line_and_the_last_good_checkpoint_stays(run, tmp_path):
+    workdir = tmp_path / "gan"
+    subprocess.run(["cp", "-r", str(run[0]), str(workdir)], check=True)
+    for path in (workdir / "checkpoints").glob("ckpt-60.*"):
+        path.unlink()
+    kept = (workdir / "checkpoints" / "ckpt-50.data-00000-of-00001").read_bytes()
+    # Files may not grow past a few blocks: what a full disk does to a write.
+    told = fails(
+        "--config=gan_digits",
+        *TINY["gan_digits"],
+        f"--workdir={workdir}",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000)),
+    )
+    assert "ckpt" in told or "checkpoint" in told
+    assert (workdir / "checkpoints" / "ckpt-50.data-00000-of-00001").read_bytes() == kept
+    done = train("--config=gan_digits", *TINY["gan_digits"], f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    assert losses(workdir) == losses(run[0])
+
+
+def test_a_loss_that_is_not_finite_names_itself_and_the_step(tmp_path):
+    told = fails(
+        "--config=cnn_digits",
+        *TINY["cnn_digits"],
+        "--config.optimizer.learning_rate=1e38",
+        f"--workdir={tmp_path / 'w'}",
+    )
+    assert "loss is not finite at step " in told
+    step = int(told.split("at step ")[1].split(";")[0])
+    logged = losses(tmp_path / "w") if (tmp_path / "w" / "metrics.jsonl").exists() else []
+    assert all(x["step"] < step for x in logged)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--config=gan_fashon"], ["unknown preset 'gan_fashon'", "did you mean gan_fashion"]),
+        (["--config=gan_digits", "--config.stepz=3"], ["config.stepz=3", "config.steps (int)"]),
+        (
+            ["--config=gan_digits", "--config.model.chanels=3"],
+            ["config.model.chanels=3", "config.model.channels (int)"],
+        ),
+        (["--config=gan_digits", "--config.steps=many"], ["config.steps=many", "(int)"]),
+        (
+            ["--config=gan_digits", "--config.model.loss=wgan"],
+            ["wasserstein", "config.model.loss"],
+        ),
+        (["--config=gan_digits", "--config.steps=0"], ["config.steps=0"]),
+        (["--config=gan_digits", "--config.eval_every=150"], ["config.eval_every=150", "multiple"]),
+        (["--config=gan_digits", "--config.data.name=digitz"], ["digitz", "digits"]),
+        (["--config=gan_mnist", "--data_dir=/nowhere"], ["/nowhere"]),
+        (["--config=gan_digits", "--strategy=tpu"], ["tpu", "mirrored"]),
+        (["--config=gan_digits", "--config.data.batch_size=5000"], ["5000"]),
+        (["--config=gan_digits", "stray"], ["stray"]),
+        (["--config=cnn_digits", "--config.model.label_smoothing=2"], ["label_smoothing=2"]),
+    ],
+    ids=lambda v: " ".join(v) if v and v[0].startswith("--") else None,
+)
+def test_a_mistake_is_one_line_that_names_it(flags, expected, tmp_path):
+    told = fails(*flags, f"--workdir={tmp_path / 'w'}", env={**os.environ, "TFDS_DATA_DIR": "/x"})
+    for part in expected:
+        assert part in told
+    assert not (tmp_path / "w" / "checkpoints").exists()
+
+
+def test_a_folder_of_pictures_trains_and_names_its_broken_file(tmp_path):
+    random = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = random.integers(0, 255, (20, 24, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pets" / name / f"{i}.png")
+    (tmp_path / "pets" / "cat" / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")
+    done = train(
+        "--config=cnn_digits",
+        *TINY["cnn_digits"],
+        "--config.steps=5",
+        "--config.data.batch_size=8",
+        f"--config.data.name=folder:{tmp_path / 'pets'}",
+        "--config.data.image_size=16",
+        f"--workdir={tmp_path / 'w'}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "torn.jpg" in done.stderr
+    config = json.loads((tmp_path / "w" / "config.json").read_text())
+    assert config["model"]["class_names"] == ["cat", "dog"]
+    assert config["model"]["image_shape"] == [16, 16, 3]

@@ -1,0 +1,148 @@
+"""What every family promises, one property a test. A new family joins by its line in tiny.CONFIGS."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny
+
+import zoo
+
+FAMILIES = sorted(zoo.FAMILIES)
+# The design's table of signatures; the first is also serving_default.
+SIGNATURES = {
+    "cnn": {
+        "classify": ({"image"}, {"probabilities", "label", "embedding"}),
+        "classify_bytes": ({"image_bytes"}, {"probabilities", "label", "embedding"}),
+        "classify_examples": ({"inputs"}, {"classes", "scores"}),
+        "explain": ({"image", "class_id"}, {"heatmap"}),
+    },
+    "gan": {
+        "sample": ({"seed", "label", "truncation"}, {"image", "label"}),
+        "generate": ({"z", "label"}, {"image"}),
+        "discriminate": ({"image", "label"}, {"logit"}),
+    },
+}
+
+
+def _batch(rows=16, seed=0):
+    random = np.random.default_rng(seed)
+    image = random.random((rows, 8, 8, 1), dtype=np.float32)
+    return tf.constant(image), tf.constant(random.integers(0, 10, rows), tf.int32)
+
+
+def _run(model, name, request):
+    tensors = {k: tf.constant(v.tolist() if v.dtype == object else v) for k, v in request.items()}
+    return {k: v.numpy() for k, v in model.signatures()[name](**tensors).items()}
+
+
+@pytest.fixture(params=FAMILIES)
+def model(request):
+    return zoo.build(request.param, tiny.CONFIGS[request.param])
+
+
+def test_every_family_has_a_tiny_config_and_a_row_in_the_table():
+    assert set(tiny.CONFIGS) == set(SIGNATURES) == set(zoo.FAMILIES)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_default_config_is_valid_and_builds(family):
+    model = zoo.build(family)
+    assert all(network.weights for network in model.networks.values())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equal_seeds_build_equal_weights_and_other_seeds_do_not(family):
+    first, again, other = (
+        zoo.build(family, tiny.CONFIGS[family], seed).get_weights() for seed in (1, 1, 2)
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert any(not np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_a_step_changes_the_weights_and_returns_the_named_finite_losses(model):
+    model.compile(keras.optimizers.Adam(1e-2))
+    before = [w.numpy() for w in model.trainable_variables]
+    losses = model.train_step(_batch())
+    assert list(losses) == [m.name for m in model.losses_tracked]
+    assert all(np.isfinite(float(v)) for v in losses.values())
+    changed = [
+        not np.array_equal(a, b.numpy())
+        for a, b in zip(before, model.trainable_variables, strict=True)
+    ]
+    assert any(changed)
+
+
+def test_fit_and_evaluate_work_as_in_a_notebook(model):
+    image, label = _batch(32)
+    model.compile(keras.optimizers.Adam(1e-3))
+    history = model.fit(image, label, batch_size=16, epochs=2, verbose=0).history
+    held_out = model.evaluate(image, label, batch_size=16, verbose=0, return_dict=True)
+    names = {m.name for m in model.losses_tracked}
+    assert set(history) == set(held_out) == names
+    assert all(np.isfinite(v).all() for v in history.values())
+
+
+def test_fit_works_under_mirrored_strategy():
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        for family in FAMILIES:
+            model = zoo.build(family, tiny.CONFIGS[family])
+            model.compile(keras.optimizers.Adam(1e-3))
+            data = tf.data.Dataset.from_tensor_slices(_batch(32)).batch(16)
+            history = model.fit(data, epochs=1, verbose=0).history
+            assert all(np.isfinite(v).all() for v in history.values())
+
+
+def test_previews_repeat_and_are_sheets_of_images(model):
+    examples = tuple(t.numpy() for t in _batch(64))
+    first, again = model.preview(3, examples), model.preview(3, examples)
+    assert first
+    for name, sheet in first.items():
+        assert sheet.ndim == 5, "rows, columns, H, W, C"
+        assert sheet.dtype == np.float32
+        assert sheet.min() >= 0 and sheet.max() <= 1
+        assert np.array_equal(sheet, again[name])
+
+
+def test_signatures_carry_the_names_of_the_design(model):
+    family = type(model).__module__.removeprefix("zoo.")
+    found = {}
+    for name, function in model.signatures().items():
+        concrete = function.get_concrete_function()
+        inputs = {spec.name for spec in concrete.structured_input_signature[0]}
+        found[name] = (inputs, set(concrete.structured_outputs))
+    assert found == SIGNATURES[family]
+    assert next(iter(found)) == next(iter(SIGNATURES[family]))
+    assert set(model.example_requests()) == set(found)
+
+
+def test_every_input_and_output_has_a_leading_batch_dimension(model):
+    for name, function in model.signatures().items():
+        concrete = function.get_concrete_function()
+        specs = [
+            *concrete.structured_input_signature[0],
+            *concrete.structured_outputs.values(),
+        ]
+        assert all(spec.shape.rank >= 1 and spec.shape[0] is None for spec in specs), name
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64])
+def test_a_row_of_a_signature_does_not_see_the_other_rows(model, rows):
+    for name, request in model.example_requests().items():
+        whole = _run(model, name, request)
+        pick = np.arange(rows) % len(next(iter(request.values())))
+        parts = _run(model, name, {k: v[pick] for k, v in request.items()})
+        for key, values in parts.items():
+            if values.dtype.kind == "f":
+                np.testing.assert_allclose(values, whole[key][pick], atol=1e-5, err_msg=name)
+            else:
+                assert np.array_equal(values, whole[key][pick]), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_config_that_cannot_work_is_one_clear_error(family):
+    broken = dataclasses.replace(tiny.CONFIGS[family], image_shape=(8, 8, 2))
+    with pytest.raises(zoo.UserError, match=r"image_shape=\(8, 8, 2\)"):
+        zoo.build(family, broken)

@@ -1,0 +1,129 @@
+"""The GAN's losses by hand-worked numbers, and what its parts promise."""
+
+import dataclasses
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny
+
+import zoo
+from zoo import gan
+
+REAL, FAKE = tf.constant([0.0, 2.0]), tf.constant([0.0, -1.0])
+
+
+def softplus(x):
+    return math.log1p(math.exp(x))
+
+
+def test_minimax_losses_by_hand():
+    # D = 1/2 on the first of each; -log sigmoid(2) = softplus(-2); -log(1 - sigmoid(-1)) = softplus(-1)
+    want = (math.log(2) + softplus(-2)) / 2 + (math.log(2) + softplus(-1)) / 2
+    assert float(gan.minimax_discriminator_loss(REAL, FAKE)) == pytest.approx(want, abs=1e-6)
+    want = -(math.log(2) + softplus(-1)) / 2
+    assert float(gan.minimax_generator_loss(FAKE)) == pytest.approx(want, abs=1e-6)
+
+
+def test_non_saturating_loss_by_hand():
+    want = (math.log(2) + softplus(1)) / 2
+    assert float(gan.non_saturating_generator_loss(FAKE)) == pytest.approx(want, abs=1e-6)
+
+
+def test_hinge_losses_by_hand():
+    # real: max(0, 1 - 0), max(0, 1 - 2) = 1, 0; fake: max(0, 1 + 0), max(0, 1 - 1) = 1, 0
+    assert float(gan.hinge_discriminator_loss(REAL, FAKE)) == pytest.approx(1.0)
+    assert float(gan.linear_generator_loss(FAKE)) == pytest.approx(0.5)
+
+
+def test_wasserstein_loss_by_hand():
+    assert float(gan.wasserstein_discriminator_loss(REAL, FAKE)) == pytest.approx(-0.5 - 1.0)
+
+
+def test_gradient_penalty_by_hand():
+    # norms 3 * 2 = 6 (nine... four entries of 3) and 0: ((6 - 1)^2 + (0 - 1)^2) / 2 = 13
+    gradient = tf.stack([tf.fill([2, 2, 1], 3.0), tf.zeros([2, 2, 1])])
+    assert float(gan.wgan_gradient_penalty(gradient)) == pytest.approx(13.0, abs=1e-4)
+
+
+def test_r1_penalty_by_hand():
+    # squared norms 36 and 0, their mean 18, half of it 9
+    gradient = tf.stack([tf.fill([2, 2, 1], 3.0), tf.zeros([2, 2, 1])])
+    assert float(gan.r1_penalty(gradient)) == pytest.approx(9.0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss": gan.Loss.MINIMAX},
+        {"loss": gan.Loss.HINGE, "r1": 1.0},
+        {"loss": gan.Loss.WASSERSTEIN, "gradient_penalty": 10.0, "discriminator_steps": 2},
+        {"architecture": gan.Architecture.DENSE},
+        {"augment": True, "class_names": ("all",)},
+        {"image_shape": (16, 16, 3), "augment": True},
+    ],
+    ids=lambda c: "-".join(f"{k}={v}" for k, v in c.items()),
+)
+def test_every_variant_trains(changes):
+    config = dataclasses.replace(tiny.CONFIGS["gan"], **changes)
+    model = zoo.build("gan", config)
+    model.compile(keras.optimizers.Adam(1e-3, beta_1=0.5))
+    image = np.random.default_rng(0).random((8, *config.image_shape), dtype=np.float32)
+    label = np.arange(8, dtype=np.int32) % len(config.class_names)
+    step = tf.function(model.train_step)
+    before = [w.numpy() for w in model.discriminator.trainable_variables]
+    for _ in range(2):
+        losses = step((tf.constant(image), tf.constant(label)))
+    assert all(np.isfinite(float(v)) for v in losses.values())
+    after = model.discriminator.trainable_variables
+    assert not all(np.array_equal(a, b.numpy()) for a, b in zip(before, after, strict=True))
+
+
+def test_a_penalty_changes_what_the_discriminator_learns():
+    image, label = tf.random.stateless_uniform([8, 8, 8, 1], [1, 2]), tf.range(8)
+    learnt = []
+    for r1 in (0.0, 10.0):
+        model = zoo.build("gan", dataclasses.replace(tiny.CONFIGS["gan"], r1=r1))
+        model.compile(keras.optimizers.SGD(0.1))
+        model.train_step((image, label))
+        learnt.append(model.discriminator.trainable_variables[0].numpy())
+    assert not np.allclose(learnt[0], learnt[1], atol=1e-7)
+
+
+def test_sampling_uses_the_average_of_the_weights():
+    model = zoo.build("gan", tiny.CONFIGS["gan"])
+    model.compile(keras.optimizers.SGD(1.0))
+    start = model.generator.trainable_variables[0].numpy()
+    model.train_step((tf.random.stateless_uniform([8, 8, 8, 1], [1, 2]), tf.range(8)))
+    now = model.generator.trainable_variables[0].numpy()
+    average = model.ema_generator.weights[0].numpy()
+    # The first step's decay is (1 + 0) / (10 + 0).
+    np.testing.assert_allclose(average, now + 0.1 * (start - now), atol=1e-6)
+    assert not np.allclose(now, start)
+
+
+def test_sample_draws_a_class_for_minus_one_and_truncation_zero_is_the_mode():
+    sample = zoo.build("gan", tiny.CONFIGS["gan"]).signatures()["sample"]
+    seeds = tf.range(200, dtype=tf.int64)
+    label = sample(seed=seeds)["label"].numpy()
+    assert set(label) == set(range(10))
+    assert np.array_equal(label, sample(seed=seeds)["label"].numpy())
+    asked = sample(seed=seeds, label=tf.constant([3]))["label"].numpy()
+    assert set(asked) == {3}
+    mode = sample(seed=seeds[:2], label=tf.constant([3]), truncation=tf.constant([0.0]))["image"]
+    np.testing.assert_allclose(mode[0], mode[1], atol=1e-6)
+
+
+def test_differentiable_augmentation_moves_pixels_by_whole_steps_and_passes_gradients():
+    image = tf.random.stateless_uniform([4, 16, 16, 1], [0, 1])
+    noise = tf.random.stateless_normal([4, 5], [2, 3])
+    with tf.GradientTape() as tape:
+        tape.watch(image)
+        moved = gan.differentiable_augment(image, noise)
+    gradient = tape.gradient(moved, image).numpy()
+    for before, after, passed in zip(image.numpy(), moved.numpy(), gradient, strict=True):
+        kept = after[after > -1.0]
+        assert set(np.round(kept, 6)) <= set(np.round(before.ravel(), 6))
+        assert passed.sum() == pytest.approx(len(kept))

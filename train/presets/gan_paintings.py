@@ -1,0 +1,25 @@
+"""Conditional GAN on six painting styles, 64x64.
+
+python -m train.main --config=gan_paintings --workdir=runs/gan_paintings --data_dir=<dir with paintings/>
+
+3,306 pictures are few: differentiable augmentation keeps the discriminator from learning them by heart.
+"""
+
+from train.config import Config, Data, Optimizer, Schedule
+from train.data.pipeline import Augment
+from zoo import gan
+
+
+def get_config() -> Config:
+    return Config(
+        name="gan_paintings",
+        family="gan",
+        model=gan.Config(latent_dim=96, channels=32, max_channels=128, augment=True),
+        data=Data(
+            name="paintings", image_size=64, batch_size=32, augment=Augment(flip=True)
+        ),
+        optimizer=Optimizer(learning_rate=2e-4, beta_1=0.5, schedule=Schedule.LINEAR_TAIL),
+        steps=15000,
+        steps_per_execution=25,
+        eval_every=5000,
+    )
