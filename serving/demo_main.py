@@ -80,7 +80,7 @@ def gallery(images: np.ndarray, verdicts: list[str], names: list[str]) -> Image.
         row, column = divmod(i, classes)
         x, y = column * step_x + _MARGIN, row * step_y + _MARGIN + _TITLE
         pixels = np.round(images[row, column, :, :, 0] * 255).astype(np.uint8)
-        tile = Image.fromarray(pixels).resize((width * _SCALE, height * _SCALE), Image.NEAREST)
+        tile = Image.fromarray(pixels).resize((width * _SCALE, height * _SCALE), Image.Resampling.NEAREST)
         colour = _RIGHT if verdict == names[column] else _WRONG
         draw.rectangle([x - 2, y - 2, x + tile.width + 1, y + tile.height + 1], fill=colour)
         sheet.paste(tile, (x, y))

@@ -15,8 +15,7 @@ _BASE_DIR = flags.DEFINE_string(
 
 
 def main(_: list[str]) -> None:
-    if (_PRETRAINED.value is None) == (_WORKDIR.value is None):
-        raise UserError("exactly one of --pretrained=<preset> and --workdir=<dir> is expected")
+    workdir, preset = _WORKDIR.value, _PRETRAINED.value
     import json
 
     import zoo
@@ -24,14 +23,16 @@ def main(_: list[str]) -> None:
     from zoo import pretrained
     from zoo import workdir as workdir_lib
 
-    if _PRETRAINED.value is not None:
-        model, card = zoo.from_pretrained(_PRETRAINED.value), pretrained.card(_PRETRAINED.value)
-    else:
-        trained = workdir_lib.load(pathlib.Path(_WORKDIR.value))
+    if preset is not None and workdir is None:
+        model, card = zoo.from_pretrained(preset), pretrained.card(preset)
+    elif workdir is not None and preset is None:
+        trained = workdir_lib.load(pathlib.Path(workdir))
         model, card = trained.model, {k: trained.config[k] for k in ("name", "family", "model")}
-        path = pathlib.Path(_WORKDIR.value) / "card.json"
+        path = pathlib.Path(workdir) / "card.json"
         if path.exists():
             card = json.loads(path.read_text())
+    else:
+        raise UserError("exactly one of --pretrained=<preset> and --workdir=<dir> is expected")
     print(export.export(model, pathlib.Path(_BASE_DIR.value), card["name"], card))
 
 

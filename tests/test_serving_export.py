@@ -30,7 +30,7 @@ def exported(request, tmp_path_factory):
 
 
 def test_an_export_carries_its_card_golden_requests_and_warm_up(exported):
-    family, model, version = exported
+    _, model, version = exported
     assert version.name == "1"
     extra = version / "assets.extra"
     card = json.loads((extra / "card.json").read_text())

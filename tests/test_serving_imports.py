@@ -69,21 +69,28 @@ def test_lives_beside_tensorflow_serving_in_both_import_orders(imports):
     assert output.strip() == "m"
 
 
+def _imported(path: Path) -> set[str]:
+    """The top-level packages that a source file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    return {name.partition(".")[0] for name in names}
+
+
 @pytest.mark.parametrize("module", SERVER_MODULES)
 def test_the_server_imports_neither_keras_nor_models_nor_training(module):
-    tree = ast.parse((ROOT / "serving" / f"{module}.py").read_text())
-    imported = {
-        name.partition(".")[0]
-        for node in ast.walk(tree)
-        for name in (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module or ""]
-            if isinstance(node, ast.ImportFrom)
-            else []
-        )
-    }
-    assert not imported & {"keras", "zoo", "train"}
+    assert not _imported(ROOT / "serving" / f"{module}.py") & {"keras", "zoo", "train"}
+
+
+@pytest.mark.parametrize(("package", "not_to"), [("zoo", {"train", "serving"}), ("train", {"serving"})])
+def test_the_arrows_between_the_packages_point_one_way(package, not_to):
+    files = list((ROOT / package).rglob("*.py"))
+    assert len(files) > 5
+    for path in files:
+        assert not _imported(path) & not_to, path
 
 
 def test_every_field_has_tensorflow_serving_s_number_and_type():

@@ -12,8 +12,8 @@ import keras
 import tensorflow as tf
 
 from train.data.images import ImageData
-from zoo.files import atomic_write
 from zoo import workdir as workdir_lib
+from zoo.files import atomic_write
 
 
 def write(workdir: pathlib.Path, data: ImageData) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 import json
 import pathlib
+from typing import Any
 
 from absl import flags
 
 import zoo
 from train import config as config_lib
 from train import data, evaluate, presets
-from zoo import binary, pretrained
+from zoo import base, binary, pretrained
 from zoo import workdir as workdir_lib
 from zoo.errors import UserError
 from zoo.files import atomic_write
@@ -28,25 +29,24 @@ _KEEP = flags.DEFINE_boolean(
 
 
 def main(_: list[str]) -> None:
-    if (_WORKDIR.value is None) == (_PRETRAINED.value is None):
-        raise UserError("exactly one of --workdir=<dir> and --pretrained=<preset> is expected")
-    if _KEEP.value and _WORKDIR.value is None:
+    workdir, preset = _WORKDIR.value, _PRETRAINED.value
+    if _KEEP.value and workdir is None:
         raise UserError("--keep keeps the weights of a --workdir")
-    if _PRETRAINED.value is not None:
-        card = pretrained.card(_PRETRAINED.value)
-        model = zoo.from_pretrained(_PRETRAINED.value)
-        output = pathlib.Path(_OUTPUT.value or f"evaluation_{_PRETRAINED.value}.json")
-        source = _preset(_CONFIG.value or _PRETRAINED.value).data
-    else:
-        workdir = pathlib.Path(_WORKDIR.value)
-        trained = workdir_lib.load(workdir)
+    if preset is not None and workdir is None:
+        card, model = pretrained.card(preset), zoo.from_pretrained(preset)
+        output = pathlib.Path(_OUTPUT.value or f"evaluation_{preset}.json")
+        source = _preset(_CONFIG.value or preset).data
+    elif workdir is not None and preset is None:
+        trained = workdir_lib.load(pathlib.Path(workdir))
         model, card = trained.model, trained.config
-        output = pathlib.Path(_OUTPUT.value or workdir / "evaluation.json")
+        output = pathlib.Path(_OUTPUT.value or f"{workdir}/evaluation.json")
         source = (
             _preset(_CONFIG.value)
             if _CONFIG.value
-            else config_lib.from_json((workdir / "config.json").read_text())
+            else config_lib.from_json(pathlib.Path(workdir, "config.json").read_text())
         ).data
+    else:
+        raise UserError("exactly one of --workdir=<dir> and --pretrained=<preset> is expected")
     images = data.load(
         source.name, data_dir=_DATA_DIR.value, image_size=source.image_size or None
     )
@@ -54,17 +54,21 @@ def main(_: list[str]) -> None:
     print(evaluate.table(report))
     atomic_write(output, (json.dumps(report, indent=2) + "\n").encode())
     print(f"wrote {output}")
-    if _KEEP.value:
-        path = workdir / "card.json"
-        if not path.exists():
-            raise UserError(f"{workdir} has no card.json: its run has not reached its last step")
-        described = json.loads(path.read_text()) | {
-            "metrics": report["metrics"],
-            "evaluation": f"python -m train.evaluate_main --pretrained={card['name']}",
-        }
-        if "real" in report:
-            described["metrics_of_real_images"] = report["real"]
-        print(f"kept {pretrained.keep(model, described)}")
+    if _KEEP.value and workdir is not None:
+        print(f"kept {_keep(model, report, pathlib.Path(workdir))}")
+
+
+def _keep(model: base.Model, report: dict[str, Any], workdir: pathlib.Path) -> pathlib.Path:
+    path = workdir / "card.json"
+    if not path.exists():
+        raise UserError(f"{workdir} has no card.json: its run has not reached its last step")
+    card = json.loads(path.read_text())
+    card["metrics"] = report["metrics"]
+    if "real" in report:
+        card["metrics_of_real_images"] = report["real"]
+    card["evaluation"] = f"python -m train.evaluate_main --pretrained={card['name']} --data_dir=<dir>"
+    previews = sorted((workdir / "previews").glob("*.png"))
+    return pretrained.keep(model, card, previews[-1].read_bytes())
 
 
 def _preset(name: str) -> config_lib.Config:

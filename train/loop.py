@@ -23,11 +23,11 @@ from train import optimizers, writers
 from train import strategy as strategy_lib
 from train.data import pipeline
 from train.data.images import ImageData
-from zoo.files import atomic_write
 from train.image_grid import image_grid
 from zoo import base
 from zoo import workdir as workdir_lib
 from zoo.errors import UserError
+from zoo.files import atomic_write
 
 EVAL_BATCH = 500
 _PREVIEW_EXAMPLES = 64

@@ -6,14 +6,14 @@ class alone.
 """
 
 import abc
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-Signature = Callable[..., Mapping[str, tf.Tensor]]
+# What `tf.function` returns for a function of named tensors; TensorFlow has no type for it.
+Signature = Any
 
 
 class Model(keras.Model):
@@ -84,7 +84,7 @@ class Model(keras.Model):
     def example_requests(self) -> dict[str, dict[str, np.ndarray]]:
         """A small valid request for each signature: the golden requests that an export carries."""
 
-    def load_inference_weights(self) -> None:  # noqa: B027 - most families need nothing here
+    def load_inference_weights(self) -> None:
         """Called after `networks` were filled from kept weights."""
 
     def _advance(self) -> None:

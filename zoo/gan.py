@@ -72,7 +72,8 @@ def _pyramid(config: Config) -> tuple[int, list[int]]:
 
     A size is halved while it is even and above 4: 28 → 14 → 7, 64 → 32 → 16 → 8 → 4, 8 → 4.
     """
-    size, widths, width = config.image_shape[0], [], config.channels
+    size, width = config.image_shape[0], config.channels
+    widths: list[int] = []
     while size % 2 == 0 and size > 4:
         size //= 2
         widths.insert(0, min(width, config.max_channels))
@@ -90,14 +91,15 @@ def conv_generator(config: Config, name: str) -> keras.Model:
     x = keras.layers.Reshape((size, size, widths[0]), name="reshape")(x)  # [B, s, s, widths[0]]
     x = layers.batch_norm("project_bn", momentum=0.9)(x)
     x = keras.layers.ReLU(name="project_relu")(x)
-    for i, width in enumerate(widths[1:]):
+    for i, width in enumerate([*widths[1:], max(config.channels // 2, 1)]):
         x = keras.layers.Conv2DTranspose(
             width, 4, strides=2, padding="same", use_bias=False, name=f"up{i}"
         )(x)  # [B, 2h, 2w, width]
         x = layers.batch_norm(f"up{i}_bn", momentum=0.9)(x)
         x = keras.layers.ReLU(name=f"up{i}_relu")(x)
-    image = keras.layers.Conv2DTranspose(
-        config.image_shape[2], 4, strides=2, padding="same", activation="tanh", name="image"
+    # A convolution at full resolution draws the edges that a stride-2 one alone leaves jagged.
+    image = keras.layers.Conv2D(
+        config.image_shape[2], 3, padding="same", activation="tanh", name="image"
     )(x)
     return keras.Model([z, label], image, name=name)
 
@@ -328,7 +330,9 @@ class Model(base.Model):
                 loss = self._discriminator_loss(real, tf.stop_gradient(fake), condition, 4 * i)
                 scaled = loss / replicas
             variables = self.discriminator.trainable_variables
-            self.discriminator_optimizer.apply(tape.gradient(scaled, variables), variables)
+            self.optimizers["discriminator_optimizer"].apply(
+                tape.gradient(scaled, variables), variables
+            )
             self.discriminator_loss.update_state(loss)
 
         # The last fakes are judged again by the discriminator just updated (as DCGAN's code does);

@@ -17,8 +17,8 @@ import numpy as np
 
 import zoo
 from zoo import base
-from zoo.files import atomic_write
 from zoo.errors import UserError
+from zoo.files import atomic_write
 
 DIRECTORY = pathlib.Path(__file__).parent / "weights"
 
@@ -95,15 +95,16 @@ def pack_weights(model: base.Model) -> dict[str, np.ndarray]:
     return packed
 
 
-def keep(model: base.Model, description: dict[str, Any]) -> pathlib.Path:
-    """Writes a model's weights and card to `zoo/weights/<card's name>/` and returns that folder.
+def keep(model: base.Model, description: dict[str, Any], preview: bytes) -> pathlib.Path:
+    """Writes a model's weights, a PNG and the card to `zoo/weights/<card's name>/`.
 
-    The weights come first: a card without weights never stands there.
+    The card comes last: one without weights never stands there. Returns the folder.
     """
     directory = DIRECTORY / description["name"]
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **pack_weights(model))
     atomic_write(directory / "weights.npz", buffer.getvalue())
+    atomic_write(directory / "preview.png", preview)
     atomic_write(directory / "card.json", (json.dumps(description, indent=2) + "\n").encode())
     return directory
 

@@ -107,18 +107,20 @@ def torch_side() -> dict[str, Any]:
             self.channels_last = channels_last
             self.project = nn.Linear(LATENT + CLASSES, 7 * 7 * 64, bias=False)
             self.project_bn = nn.BatchNorm2d(64, eps=1e-3, momentum=0.1)  # Keras: epsilon, 1 - .9
-            self.up = nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1, bias=False)
-            self.up_bn = nn.BatchNorm2d(32, eps=1e-3, momentum=0.1)
-            self.image = nn.ConvTranspose2d(32, 1, 4, stride=2, padding=1)
+            self.up0 = nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1, bias=False)
+            self.up0_bn = nn.BatchNorm2d(32, eps=1e-3, momentum=0.1)
+            self.up1 = nn.ConvTranspose2d(32, 16, 4, stride=2, padding=1, bias=False)
+            self.up1_bn = nn.BatchNorm2d(16, eps=1e-3, momentum=0.1)
+            self.image = nn.Conv2d(16, 1, 3, padding=1)
 
         def forward(self, z, condition):
             x = self.project(torch.cat([z, condition], dim=1))
-            if self.channels_last:
-                x = x.view(-1, 7, 7, 64).permute(0, 3, 1, 2)  # in this layout already: no copy
-            else:
-                x = x.view(-1, 64, 7, 7)
+            # Either view is in its layout already: no copy.
+            nhwc, nchw = (-1, 7, 7, 64), (-1, 64, 7, 7)
+            x = x.view(nhwc).permute(0, 3, 1, 2) if self.channels_last else x.view(nchw)
             x = functional.relu(self.project_bn(x))
-            x = functional.relu(self.up_bn(self.up(x)))
+            x = functional.relu(self.up0_bn(self.up0(x)))
+            x = functional.relu(self.up1_bn(self.up1(x)))
             return torch.tanh(self.image(x))
 
     class Discriminator(nn.Module):

@@ -1,0 +1,92 @@
+"""Writes the README's results table and picture from the kept cards: `python -m train.readme_main`.
+
+Nothing is measured here: the figures are those in `zoo/weights/*/card.json`, written by
+`train.evaluate_main --keep`, and in `tests/bench/results/`.
+"""
+
+import json
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from zoo import binary, pretrained
+from zoo.errors import UserError
+from zoo.files import atomic_write
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+PICTURE = pretrained.DIRECTORY / "samples.png"
+_SHEETS = ("gan_mnist", "gan_fashion", "gan_paintings")
+_HEIGHT, _GAP = 360, 16
+
+
+def results() -> str:
+    """The table of kept presets and of benchmarks, in Markdown."""
+    lines = [
+        "| preset | test metrics | real images by the same measure | size | trained in |",
+        "|---|---|---|---|---|",
+    ]
+    for name in pretrained.names():
+        card = pretrained.card(name)
+        weights = (pretrained.DIRECTORY / name / "weights.npz").stat().st_size / 1e6
+        lines.append(
+            f"| `{name}` | {_row(card['metrics'])} | {_row(card.get('metrics_of_real_images', {}))}"
+            f" | {weights:.1f} MB | {card['wall_seconds'] / 60:.0f} min |"
+        )
+    lines += ["", "Each row: `python -m train.evaluate_main --pretrained=<preset> --data_dir=<dir>`."]
+    for path in sorted((ROOT / "tests" / "bench" / "results").glob("*.json")):
+        bench = json.loads(path.read_text())
+        lines += ["", f"{bench['summary']} (`{bench['command']}`)"]
+    return "\n".join(lines)
+
+
+_LABELS = {
+    "accuracy": "accuracy {:.2%}",
+    "fd_feat": "FD {:.2f}",
+    "precision": "precision {:.3f}",
+    "recall": "recall {:.3f}",
+    "score": "score {:.2f}",
+    "agreement": "agreement {:.3f}",
+}
+
+
+def _row(metrics: dict[str, float]) -> str:
+    found = [form.format(metrics[key]) for key, form in _LABELS.items() if key in metrics]
+    return ", ".join(found) or "-"
+
+
+def with_results(readme: str) -> str:
+    """The README's text with a fresh table between its two marks."""
+    if BEGIN not in readme or END not in readme:
+        raise UserError(f"README.md has lost its marks {BEGIN} and {END}")
+    before, rest = readme.split(BEGIN, 1)
+    return f"{before}{BEGIN}\n{results()}\n{END}{rest.split(END, 1)[1]}"
+
+
+def picture() -> Image.Image:
+    """The kept previews of the generative presets, side by side."""
+    sheets = []
+    for name in _SHEETS:
+        path = pretrained.DIRECTORY / name / "preview.png"
+        if path.exists():
+            sheet = Image.open(path).convert("RGB")
+            sheets.append(sheet.resize((round(sheet.width * _HEIGHT / sheet.height), _HEIGHT)))
+    width = sum(s.width for s in sheets) + _GAP * (len(sheets) - 1)
+    montage = Image.fromarray(np.full((_HEIGHT, max(width, 1), 3), 255, np.uint8))
+    left = 0
+    for sheet in sheets:
+        montage.paste(sheet, (left, 0))
+        left += sheet.width + _GAP
+    return montage
+
+
+def main(_: list[str]) -> None:
+    readme = ROOT / "README.md"
+    atomic_write(readme, with_results(readme.read_text()).encode())
+    picture().save(PICTURE)
+    print(f"wrote {readme} and {PICTURE}")
+
+
+if __name__ == "__main__":
+    binary.run(main)
