@@ -39,11 +39,11 @@ def losses(workdir):
 
 
 @pytest.mark.parametrize("family", sorted(tiny.CONFIGS))
-def test_two_replicas_learn_what_one_device_learns(family, tmp_path):
+def test_two_replicas_learn_what_one_device_learns(family, tmp_path, mirrored):
     digits = data.load("digits")
-    for name in ("one_device", "mirrored"):
-        loop.train(config(family), tmp_path / name, digits, strategy.make(name))
-    assert strategy.make("mirrored").num_replicas_in_sync == 2
+    assert mirrored.num_replicas_in_sync == 2
+    loop.train(config(family), tmp_path / "one_device", digits, strategy.make("one_device"))
+    loop.train(config(family), tmp_path / "mirrored", digits, mirrored)
     one, two = losses(tmp_path / "one_device"), losses(tmp_path / "mirrored")
     assert len(one) == len(two) == 10  # eight steps, two evaluations
     for a, b in zip(one, two, strict=True):
@@ -51,12 +51,12 @@ def test_two_replicas_learn_what_one_device_learns(family, tmp_path):
 
 
 @pytest.mark.parametrize("family", sorted(tiny.CONFIGS))
-def test_a_checkpoint_of_two_replicas_goes_on_with_one(family, tmp_path):
+def test_a_checkpoint_of_two_replicas_goes_on_with_one(family, tmp_path, mirrored):
     digits = data.load("digits")
     loop.train(config(family), tmp_path / "one", digits, strategy.make("one_device"))
     # Four steps with two replicas: the run is cut where its checkpoint stands.
     half = tmp_path / "half"
-    loop.train(config(family), half, digits, strategy.make("mirrored"))
+    loop.train(config(family), half, digits, mirrored)
     for path in (half / "checkpoints").glob("ckpt-8.*"):
         path.unlink()
     loop.train(config(family), half, digits, strategy.make("one_device"))

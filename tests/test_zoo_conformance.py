@@ -85,8 +85,8 @@ def test_fit_and_evaluate_work_as_in_a_notebook(model):
     assert all(np.isfinite(v).all() for v in history.values())
 
 
-def test_fit_works_under_mirrored_strategy():
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+def test_fit_works_under_mirrored_strategy(mirrored):
+    with mirrored.scope():
         for family in FAMILIES:
             model = zoo.build(family, tiny.CONFIGS[family])
             model.compile(keras.optimizers.Adam(1e-3))

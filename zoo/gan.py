@@ -88,9 +88,10 @@ def conv_generator(config: Config, name: str) -> keras.Model:
     label = keras.Input((len(config.class_names),), name="label")
     x = keras.layers.Concatenate(name="z_label")([z, label])
     x = keras.layers.Dense(size * size * widths[0], use_bias=False, name="project")(x)
-    x = keras.layers.Reshape((size, size, widths[0]), name="reshape")(x)  # [B, s, s, widths[0]]
+    # Normalized unit by unit, before there are maps: each place of the map keeps its own scale.
     x = layers.batch_norm("project_bn", momentum=0.9)(x)
     x = keras.layers.ReLU(name="project_relu")(x)
+    x = keras.layers.Reshape((size, size, widths[0]), name="reshape")(x)  # [B, s, s, widths[0]]
     for i, width in enumerate([*widths[1:], max(config.channels // 2, 1)]):
         x = keras.layers.Conv2DTranspose(
             width, 4, strides=2, padding="same", use_bias=False, name=f"up{i}"

@@ -106,7 +106,7 @@ def torch_side() -> dict[str, Any]:
             super().__init__()
             self.channels_last = channels_last
             self.project = nn.Linear(LATENT + CLASSES, 7 * 7 * 64, bias=False)
-            self.project_bn = nn.BatchNorm2d(64, eps=1e-3, momentum=0.1)  # Keras: epsilon, 1 - .9
+            self.project_bn = nn.BatchNorm1d(7 * 7 * 64, eps=1e-3, momentum=0.1)  # Keras: 1 - .9
             self.up0 = nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1, bias=False)
             self.up0_bn = nn.BatchNorm2d(32, eps=1e-3, momentum=0.1)
             self.up1 = nn.ConvTranspose2d(32, 16, 4, stride=2, padding=1, bias=False)
@@ -114,11 +114,10 @@ def torch_side() -> dict[str, Any]:
             self.image = nn.Conv2d(16, 1, 3, padding=1)
 
         def forward(self, z, condition):
-            x = self.project(torch.cat([z, condition], dim=1))
+            x = functional.relu(self.project_bn(self.project(torch.cat([z, condition], dim=1))))
             # Either view is in its layout already: no copy.
             nhwc, nchw = (-1, 7, 7, 64), (-1, 64, 7, 7)
             x = x.view(nhwc).permute(0, 3, 1, 2) if self.channels_last else x.view(nchw)
-            x = functional.relu(self.project_bn(x))
             x = functional.relu(self.up0_bn(self.up0(x)))
             x = functional.relu(self.up1_bn(self.up1(x)))
             return torch.tanh(self.image(x))
