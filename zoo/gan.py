@@ -380,7 +380,6 @@ class Model(base.Model):
         rows = tf.shape(real)[0]
         real = self._augmented(real, rows, stream + 1)
         fake = self._augmented(fake, rows, stream + 2)
-        # Two calls on half batches: one call on the whole measures slower on a CPU.
         real_logit = self.discriminator([real, condition], training=True)
         fake_logit = self.discriminator([fake, condition], training=True)
         loss = DISCRIMINATOR_LOSSES[self.config.loss](real_logit, fake_logit)

@@ -11,14 +11,16 @@ import json
 import pathlib
 import typing
 import zipfile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import zoo
-from zoo import base
 from zoo.errors import UserError
 from zoo.files import atomic_write
+
+if TYPE_CHECKING:
+    from zoo import base
 
 DIRECTORY = pathlib.Path(__file__).parent / "weights"
 
@@ -37,7 +39,7 @@ def card(name: str) -> dict[str, Any]:
     return json.loads((DIRECTORY / name / "card.json").read_text())
 
 
-def load(name: str) -> base.Model:
+def load(name: str) -> "base.Model":
     """The model of a kept preset, ready for inference.
 
     Raises:
@@ -78,7 +80,7 @@ def _restore(hint: Any, value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _variables(model: base.Model) -> dict[str, Any]:
+def _variables(model: "base.Model") -> dict[str, Any]:
     return {
         f"{network}/{variable.path}": variable
         for network, keras_model in model.networks.items()
@@ -86,7 +88,7 @@ def _variables(model: base.Model) -> dict[str, Any]:
     }
 
 
-def pack_weights(model: base.Model) -> dict[str, np.ndarray]:
+def pack_weights(model: "base.Model") -> dict[str, np.ndarray]:
     """The arrays that `weights.npz` holds."""
     packed = {}
     for name, variable in _variables(model).items():
@@ -95,7 +97,7 @@ def pack_weights(model: base.Model) -> dict[str, np.ndarray]:
     return packed
 
 
-def keep(model: base.Model, description: dict[str, Any], preview: bytes) -> pathlib.Path:
+def keep(model: "base.Model", description: dict[str, Any], preview: bytes) -> pathlib.Path:
     """Writes a model's weights, a PNG and the card to `zoo/weights/<card's name>/`.
 
     The card comes last: one without weights never stands there. Returns the folder.
@@ -109,7 +111,7 @@ def keep(model: base.Model, description: dict[str, Any], preview: bytes) -> path
     return directory
 
 
-def read_weights(model: base.Model, path: pathlib.Path) -> None:
+def read_weights(model: "base.Model", path: pathlib.Path) -> None:
     """Fills the model's networks from a `weights.npz`.
 
     Raises:

@@ -11,9 +11,9 @@ def get_config() -> Config:
     return Config(
         name="gan_mnist",
         family="gan",
-        model=gan.Config(),
+        model=gan.Config(channels=64),
         data=Data(name="mnist", batch_size=64),
         optimizer=Optimizer(learning_rate=4e-4, beta_1=0.5, schedule=Schedule.LINEAR_TAIL),
-        steps=5000,
-        eval_every=5000,
+        steps=6000,
+        eval_every=3000,
     )

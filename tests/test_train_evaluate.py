@@ -1,0 +1,102 @@
+"""Judging: the numbers of a model whose answers are known, and the binary's mistakes."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny
+
+import zoo
+from train import data, evaluate
+from zoo.errors import UserError
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+class AlwaysThree(zoo.family("cnn").Model):
+    """A classifier that is 70 % sure of class 3, whatever it sees."""
+
+    def signatures(self):
+        @tf.function(input_signature=[tf.TensorSpec([None, 8, 8, 1], tf.float32, "image")])
+        def classify(image):
+            row = tf.constant([[1 / 30] * 3 + [0.7] + [1 / 30] * 6])
+            return {"probabilities": tf.repeat(row, tf.shape(image)[0], axis=0)}
+
+        return {"classify": classify}
+
+
+def test_a_classifier_that_always_says_three_is_right_on_the_threes():
+    digits = data.load("digits")
+    report = evaluate.evaluate(AlwaysThree(tiny.CONFIGS["cnn"]), "cnn", digits)
+    share = np.mean(digits.test.labels == 3)
+    assert report["metrics"]["accuracy"] == pytest.approx(share)
+    nll = -share * np.log(0.7) - (1 - share) * np.log(1 / 30)
+    assert report["metrics"]["nll"] == pytest.approx(nll, rel=1e-5)
+    assert report["accuracy_by_class"]["3"] == 1.0
+    assert sum(report["accuracy_by_class"].values()) == 1.0
+
+
+def test_a_gan_s_report_has_the_real_row_beside_it():
+    report = evaluate.evaluate(zoo.build("gan", tiny.CONFIGS["gan"]), "gan", data.load("digits"))
+    assert set(report["fake"]) == {*report["real"], "agreement"}
+    # Untrained, so far from the digits; real digits are near.
+    assert report["fake"]["fd_feat"] > 5 * report["real"]["fd_feat"]
+    assert "REAL" in evaluate.table(report)
+
+
+def test_a_model_of_other_classes_is_one_clear_error():
+    other = dataclasses.replace(tiny.CONFIGS["cnn"], class_names=("cat", "dog"))
+    with pytest.raises(UserError, match="the model knows the classes cat, dog"):
+        evaluate.evaluate(zoo.build("cnn", other), "cnn", data.load("digits"))
+
+
+def run_main(*flags):
+    return subprocess.run(
+        [sys.executable, "-m", "train.evaluate_main", *map(str, flags)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_binary_prints_a_table_and_writes_json(tmp_path):
+    workdir = tmp_path / "w"
+    trained = subprocess.run(
+        [sys.executable, "-m", "train.main", "--config=cnn_digits", f"--workdir={workdir}"]
+        + [f"--config.{f}" for f in ("steps=30", "log_every=10", "eval_every=30")]
+        + [f"--config.{f}" for f in ("checkpoint_every=30", "preview_every=30")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert trained.returncode == 0, trained.stderr
+    done = run_main("--config=cnn_digits", f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((workdir / "evaluation.json").read_text())
+    assert f"{report['metrics']['accuracy']:.4f}" in done.stdout
+    # The loop's own evaluation judged the same weights on the same images.
+    lines = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+    logged = [x["eval/accuracy"] for x in lines if "eval/accuracy" in x][-1]
+    assert report["metrics"]["accuracy"] == pytest.approx(logged, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--pretrained=nothing"], "no pretrained weights named 'nothing'"),
+        (["--workdir=/nowhere"], "/nowhere is no training work directory"),
+        ([], "exactly one of --workdir=<dir> and --pretrained=<preset>"),
+        (["--pretrained=cnn_mnist", "--data_dir=/nowhere"], "/nowhere"),
+        (["--pretrained=cnn_mnist", "--config=cnn_mnst"], "unknown preset 'cnn_mnst'"),
+    ],
+)
+def test_a_mistake_is_one_line(flags, expected):
+    done = run_main(*flags)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert expected in done.stderr
