@@ -14,5 +14,5 @@ def get_config() -> Config:
     config.data.name = "fashion_mnist"
     config.data.augment = Augment(flip=True, shift=2, erase=0.25)
     config.model.label_smoothing = 0.1
-    config.steps = 7488  # 16 epochs
+    config.steps = 6552  # 14 epochs
     return config
