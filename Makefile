@@ -48,6 +48,6 @@ bench-train: setup ## the GAN's training step against the same networks in PyTor
 		|| $(VENV)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(VENV)/python tests/bench/train_bench.py
 
-clean: ## remove what the tools made here; runs/ and exports/ are yours and stay
+clean: ## remove what the tools made here; runs/ and models/ are yours and stay
 	rm -rf .venv build *.egg-info demo .pytest_cache .mypy_cache .ruff_cache
 	find zoo train serving tests -name __pycache__ -type d -prune -exec rm -rf {} +

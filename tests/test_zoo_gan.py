@@ -116,6 +116,19 @@ def test_sample_draws_a_class_for_minus_one_and_truncation_zero_is_the_mode():
     np.testing.assert_allclose(mode[0], mode[1], atol=1e-6)
 
 
+def test_differentiable_augmentation_survives_the_far_tail_of_the_noise():
+    image = tf.ones([1, 16, 16, 1])
+    for z in (-9.0, 9.0):
+        assert np.isfinite(gan.differentiable_augment(image, tf.fill([1, 5], z))).all()
+
+
+@pytest.mark.parametrize("label", [10, -2])
+def test_a_label_outside_the_classes_is_one_clear_error(label):
+    sample = zoo.build("gan", tiny.CONFIGS["gan"]).signatures()["sample"]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a label is outside the range -1 to 9"):
+        sample(seed=tf.constant([1], tf.int64), label=tf.constant([label]))
+
+
 def test_differentiable_augmentation_moves_pixels_by_whole_steps_and_passes_gradients():
     image = tf.random.stateless_uniform([4, 16, 16, 1], [0, 1])
     noise = tf.random.stateless_normal([4, 5], [2, 3])

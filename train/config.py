@@ -3,6 +3,8 @@
 import dataclasses
 import enum
 import json
+import pathlib
+import re
 import typing
 from typing import Any
 
@@ -38,7 +40,7 @@ class Optimizer:
     beta_1: float = 0.9
     weight_decay: float = 0.0  # decoupled; adamw only
     schedule: Schedule = Schedule.CONSTANT
-    warmup_steps: int = 0  # linear, from 0
+    warmup_steps: int = 0  # the rate grows linearly over so many steps
 
 
 @dataclasses.dataclass
@@ -61,7 +63,13 @@ class Config:
 
     def validate(self) -> None:
         """Raises `UserError` for the first value that cannot work."""
-        zoo.family(self.family)
+        if not isinstance(self.model, zoo.family(self.family).Config):
+            raise UserError(
+                f"config.family={self.family}: this preset's model is of another family; choose a preset"
+            )
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
+            raise UserError(f"config.name={self.name!r}: letters, digits, '_', '-' and '.' are expected")
+        _check_tuples(self.model)
         for name in (
             "steps",
             "steps_per_execution",
@@ -86,6 +94,16 @@ class Config:
             )
         if self.data.image_size < 0:
             raise UserError(f"config.data.image_size={self.data.image_size}: 0 or more is expected")
+        self.data.augment.validate()
+        if self.optimizer.warmup_steps < 0 or self.optimizer.weight_decay < 0:
+            raise UserError(
+                f"config.optimizer.warmup_steps={self.optimizer.warmup_steps}, weight_decay="
+                f"{self.optimizer.weight_decay}: 0 or more is expected"
+            )
+        if not 0 <= self.optimizer.beta_1 < 1:
+            raise UserError(
+                f"config.optimizer.beta_1={self.optimizer.beta_1}: a number in [0, 1) is expected"
+            )
         if not self.optimizer.learning_rate > 0:
             raise UserError(
                 f"config.optimizer.learning_rate={self.optimizer.learning_rate}: a positive number"
@@ -102,11 +120,32 @@ class Config:
             raise UserError(f"config.model: {error}") from error
 
 
+# What the data decides; a value given for it would be overwritten.
+FROM_DATA = ("image_shape", "class_names")
+
+
+def _check_tuples(model: Any) -> None:
+    """ml_collections reads `--config.model.widths=abc` as a tuple of whatever stands there."""
+    hints = typing.get_type_hints(type(model))
+    for field in dataclasses.fields(model):
+        value = getattr(model, field.name)
+        if typing.get_origin(hints[field.name]) is not tuple:
+            continue
+        kinds = [k for k in typing.get_args(hints[field.name]) if k is not Ellipsis]
+        if not isinstance(value, tuple) or not all(type(v) is kinds[0] for v in value):
+            raise UserError(
+                f"config.model.{field.name}={value!r}: a tuple of {kinds[0].__name__} is expected,"
+                f" for example --config.model.{field.name}=(1,2)"
+            )
+
+
 def fields(config: Any, prefix: str = "config") -> dict[str, str]:
     """The legal fields of a configuration: dotted name → type."""
     found: dict[str, str] = {}
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
+        if field.name in FROM_DATA:
+            continue
         value = getattr(config, field.name)
         name = f"{prefix}.{field.name}"
         if dataclasses.is_dataclass(value):
@@ -120,19 +159,18 @@ def fields(config: Any, prefix: str = "config") -> dict[str, str]:
 
 
 def to_json(config: Config) -> str:
-    """The configuration as indented JSON; `from_json` reads it back."""
+    """The configuration as indented JSON; `read` reads it back."""
     return json.dumps(pretrained.config_to_json(config), indent=2) + "\n"
 
 
-def from_json(text: str) -> Config:
-    """The inverse of `to_json`. Raises `UserError` for what is no configuration."""
+def read(path: pathlib.Path) -> Config:
+    """The configuration that `to_json` wrote. Raises `UserError` for a file that is none."""
     try:
-        values = json.loads(text)
-        family = zoo.family(values["family"])
+        values = json.loads(path.read_text())
         config = pretrained.config_from_json(Config, values)
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"not a training configuration: {error!r}") from error
-    config.model = pretrained.config_from_json(family.Config, values["model"])
+        config.model = pretrained.config_from_json(zoo.family(values["family"]).Config, values["model"])
+    except (ValueError, TypeError, KeyError, UserError) as error:
+        raise UserError(f"{path} is no training configuration: {error}") from error
     return config
 
 

@@ -37,6 +37,11 @@ def evaluate(model: base.Model, family: str, data: ImageData) -> dict[str, Any]:
             f"the model knows the classes {', '.join(config.class_names)}, data set {data.name} has"
             f" {', '.join(data.class_names)}"
         )
+    if tuple(config.image_shape) != data.test.images.shape[1:]:
+        raise UserError(
+            f"the model takes images of shape {tuple(config.image_shape)}, data set {data.name} has"
+            f" {data.test.images.shape[1:]}; leave --config out to use the size it was trained on"
+        )
     return _EVALUATIONS[family](model, data)
 
 

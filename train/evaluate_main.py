@@ -1,10 +1,12 @@
 """Judges a model on held-out data: `python -m train.evaluate_main --config=gan_fashion --workdir=runs/x`."""
 
+import io
 import json
 import pathlib
 from typing import Any
 
 from absl import flags
+from PIL import Image
 
 import zoo
 from train import config as config_lib
@@ -13,6 +15,8 @@ from zoo import base, binary, pretrained
 from zoo import workdir as workdir_lib
 from zoo.errors import UserError
 from zoo.files import atomic_write
+
+_PREVIEW_SIDE = 640  # pixels: a look at the model, not its whole output, goes into the repository
 
 _CONFIG = flags.DEFINE_string(
     "config", None, "Preset whose data set to judge on; default: the one the model was trained on."
@@ -43,13 +47,15 @@ def main(_: list[str]) -> None:
         source = (
             _preset(_CONFIG.value)
             if _CONFIG.value
-            else config_lib.from_json(pathlib.Path(workdir, "config.json").read_text())
+            else config_lib.read(pathlib.Path(workdir, "config.json"))
         ).data
     else:
         raise UserError("exactly one of --workdir=<dir> and --pretrained=<preset> is expected")
     images = data.load(
         source.name, data_dir=_DATA_DIR.value, image_size=source.image_size or None
     )
+    if _KEEP.value:
+        pretrained.round_weights(model)
     report = evaluate.evaluate(model, card["family"], images)
     print(evaluate.table(report))
     atomic_write(output, (json.dumps(report, indent=2) + "\n").encode())
@@ -62,13 +68,20 @@ def _keep(model: base.Model, report: dict[str, Any], workdir: pathlib.Path) -> p
     path = workdir / "card.json"
     if not path.exists():
         raise UserError(f"{workdir} has no card.json: its run has not reached its last step")
-    card = json.loads(path.read_text())
+    previews = sorted((workdir / "previews").glob("*.png"))
+    if not previews:
+        raise UserError(f"{workdir} has no previews: the newest of them is kept beside the weights")
+    card = workdir_lib.read_card(path)
     card["metrics"] = report["metrics"]
     if "real" in report:
         card["metrics_of_real_images"] = report["real"]
+        card["judged_images"] = {"generated": report["n"], "test": report["n_test"]}
     card["evaluation"] = f"python -m train.evaluate_main --pretrained={card['name']} --data_dir=<dir>"
-    previews = sorted((workdir / "previews").glob("*.png"))
-    return pretrained.keep(model, card, previews[-1].read_bytes())
+    preview = Image.open(previews[-1])
+    preview.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
+    encoded = io.BytesIO()
+    preview.save(encoded, "PNG", optimize=True)
+    return pretrained.keep(model, card, encoded.getvalue())
 
 
 def _preset(name: str) -> config_lib.Config:

@@ -6,6 +6,7 @@ step draws (order of the data, augmentation, noise) is a function of the seed an
 run repeats the killed one to the bit.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import pathlib
@@ -98,37 +99,37 @@ def train(
         sinks = _writers(config, workdir, done) if chief else writers.MultiWriter([])
 
         # 5. Step, log, evaluate, preview, save.
-        start = time.monotonic() - float(seconds.numpy())
-        for stop in _stops(done, config):
-            _reset(model, strategy)
-            began, before = time.monotonic(), done
-            while done < stop:
-                count = min(config.steps_per_execution, stop - done)
-                bad = run_steps(iterator, tf.constant(count)).numpy()
-                _check_finite(model, bad, done, manager)
-                done += count
-            losses = {m.name: float(m.result()) for m in model.losses_tracked}
-            rate = (done - before) / (time.monotonic() - began)
-            sinks.scalars(
-                done,
-                losses
-                | {
-                    "rate/steps_per_second": rate,
-                    "rate/images_per_second": rate * config.data.batch_size,
-                },
-            )
-            last = done == config.steps
-            if last or done % config.eval_every == 0:
-                sinks.scalars(done, {f"eval/{k}": v for k, v in run_eval().items()})
-            if chief and (last or done % config.preview_every == 0):
-                previews = model.preview(config.seed, examples)
-                sinks.images(done, {k: _grid(v) for k, v in previews.items()})
-            sinks.flush()
-            if last or done % config.checkpoint_every == 0:
-                step.assign(done)
-                seconds.assign(time.monotonic() - start)
-                _save(model, manager, done)
-        sinks.close()
+        with contextlib.closing(sinks):
+            start = time.monotonic() - float(seconds.numpy())
+            for stop in _stops(done, config):
+                _reset(model, strategy)
+                began, before = time.monotonic(), done
+                while done < stop:
+                    count = min(config.steps_per_execution, stop - done)
+                    bad = run_steps(iterator, tf.constant(count)).numpy()
+                    _check_finite(model, bad, done, manager)
+                    done += count
+                losses = {m.name: float(m.result()) for m in model.losses_tracked}
+                rate = (done - before) / (time.monotonic() - began)
+                sinks.scalars(
+                    done,
+                    losses
+                    | {
+                        "rate/steps_per_second": rate,
+                        "rate/images_per_second": rate * config.data.batch_size,
+                    },
+                )
+                last = done == config.steps
+                if last or done % config.eval_every == 0:
+                    sinks.scalars(done, {f"eval/{k}": v for k, v in run_eval().items()})
+                if chief and (last or done % config.preview_every == 0):
+                    previews = model.preview(config.seed, examples)
+                    sinks.images(done, {k: _grid(v) for k, v in previews.items()})
+                sinks.flush()
+                if last or done % config.checkpoint_every == 0:
+                    step.assign(done)
+                    seconds.assign(time.monotonic() - start)
+                    _save(model, manager, done)
     return model
 
 
@@ -140,13 +141,16 @@ def _with_data(config: config_lib.Config, data: ImageData) -> config_lib.Config:
 
 
 def _claim(workdir: pathlib.Path, config: config_lib.Config) -> None:
-    """Writes config.json, or checks that the run already there is this one (or a shorter one)."""
+    """Writes config.json, or checks that the run already there is this one.
+
+    A run that failed before its first checkpoint has nothing to lose: its mistake may be mended.
+    """
     path = workdir / "config.json"
-    if not path.exists():
+    if not path.exists() or not any((workdir / "checkpoints").glob("*.index")):
         workdir.mkdir(parents=True, exist_ok=True)
         atomic_write(path, config_lib.to_json(config).encode())
         return
-    if changed := config_lib.differences(config_lib.from_json(path.read_text()), config):
+    if changed := config_lib.differences(config_lib.read(path), config):
         raise UserError(
             f"{workdir} holds a run of another configuration ({'; '.join(changed)});"
             " choose another --workdir, or the same configuration to resume"
@@ -171,9 +175,9 @@ class _checkpoint_directory:
 
 
 def _save(model: base.Model, manager: tf.train.CheckpointManager, done: int) -> None:
-    for weight in model.trainable_variables:
+    for weight in model.weights:
         # The losses of the last step were finite, what it did to the weights may not be.
-        if not np.isfinite(np.asarray(weight)).all():
+        if not np.isfinite(weight.numpy()).all():
             raise UserError(
                 f"weight {weight.path} is not finite after step {done}; {_last_good(manager)}"
             )
@@ -221,7 +225,7 @@ def _check_finite(model: base.Model, bad: np.ndarray, done: int, manager) -> Non
         name = model.losses_tracked[bad[1]].name
         raise UserError(
             f"{name} is not finite at step {done + int(bad[0]) + 1}; {_last_good(manager)};"
-            " a lower config.optimizer.learning_rate is the usual cure"
+            " a lower config.optimizer.learning_rate in another --workdir is the usual cure"
         )
 
 

@@ -14,7 +14,7 @@ from zoo.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_dataclass(
     "config",
-    presets.load("gan_digits"),
+    presets.load("gan_digits"),  # only its types matter: parse_flags requires --config
     "Preset, with any of its fields changed by --config.<field>=<value>.",
     parse_fn=presets.load,
 )
@@ -47,21 +47,39 @@ def main(_: list[str]) -> None:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, with one line that lists the legal fields for a wrong `--config.<field>`."""
+    """absl's parser; a wrong `--config.<field>` is answered with the legal ones.
+
+    Raises:
+        UserError: no preset, an unknown one, or a flag or field that is unknown or ill-typed.
+    """
+    config = _preset(argv)
+    wrong = [a for a in argv[1:] if a.lstrip("-").startswith("config.")]
+    legal = ", ".join(f"{k} ({t})" for k, t in config_lib.fields(config).items())
+    for given in wrong:
+        if given.lstrip("-").split("=")[0].rpartition(".")[2] in config_lib.FROM_DATA:
+            raise UserError(f"{given}: the data decides this field; the fields are {legal}")
     try:
         return flags.FLAGS(argv)
     except (KeyError, flags.Error) as error:
         message = str(error).strip("\"'").splitlines()[0]
-        wrong = [a for a in argv[1:] if a.lstrip("-").startswith("config.")]
-        if not wrong or "unknown preset" in message:
+        if not wrong:
             raise UserError(message) from error
-        legal = ", ".join(f"{k} ({t})" for k, t in config_lib.fields(_preset(argv)).items())
         raise UserError(f"{message} (given: {' '.join(wrong)}); the fields are {legal}") from error
 
 
 def _preset(argv: list[str]) -> config_lib.Config:
-    named = [a.split("=", 1)[1] for a in argv if a.lstrip("-").startswith("config=")]
-    return presets.load(named[-1] if named else "gan_digits")
+    """The preset that `--config=name` or `--config name` asks for."""
+    asked = None
+    for flag, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, _, value = flag.partition("=")
+        if name in ("--config", "-config"):
+            asked = value or following
+    if asked is None and not {"--help", "--helpfull", "--helpshort"} & set(argv):
+        raise UserError(f"--config=<preset> is required; the presets are {', '.join(presets.names())}")
+    try:
+        return presets.load(asked or "gan_digits")
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def run() -> None:

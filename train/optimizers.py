@@ -38,14 +38,18 @@ class Rate(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
+@keras.saving.register_keras_serializable("atelier")
+class AdamW(keras.optimizers.AdamW):
+    """Decay pulls kernels toward zero; biases and normalization scales have nothing to shrink."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
+
+
 def make(config: config_lib.Optimizer, steps: int) -> keras.optimizers.Optimizer:
     """The optimizer of a run of `steps` steps."""
     rate = Rate(config.learning_rate, config.schedule, steps, config.warmup_steps)
     if config.name == config_lib.OptimizerName.ADAMW:
-        optimizer = keras.optimizers.AdamW(
-            rate, weight_decay=config.weight_decay, beta_1=config.beta_1
-        )
-        # Decay pulls kernels toward zero; biases and normalization scales have nothing to shrink.
-        optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
-        return optimizer
+        return AdamW(rate, weight_decay=config.weight_decay, beta_1=config.beta_1)
     return keras.optimizers.Adam(rate, beta_1=config.beta_1)

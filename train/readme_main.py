@@ -24,14 +24,16 @@ _HEIGHT, _GAP = 360, 16
 def results() -> str:
     """The table of kept presets and of benchmarks, in Markdown."""
     lines = [
-        "| preset | test metrics | real images by the same measure | size | trained in |",
+        "| preset | on the test split | real training images by the same measure | size | trained in |",
         "|---|---|---|---|---|",
     ]
     for name in pretrained.names():
         card = pretrained.card(name)
+        judged = card.get("judged_images")
+        against = f" ({judged['generated']:,} against {judged['test']:,})" if judged else ""
         weights = (pretrained.DIRECTORY / name / "weights.npz").stat().st_size / 1e6
         lines.append(
-            f"| `{name}` | {_row(card['metrics'])} | {_row(card.get('metrics_of_real_images', {}))}"
+            f"| `{name}` | {_row(card['metrics'])}{against} | {_row(card.get('metrics_of_real_images', {}))}"
             f" | {weights:.1f} MB | {card['wall_seconds'] / 60:.0f} min |"
         )
     lines += ["", "Each row: `python -m train.evaluate_main --pretrained=<preset> --data_dir=<dir>`."]

@@ -16,7 +16,7 @@ import tensorflow as tf
 Signature = Any
 
 
-class Model(keras.Model):
+class Model(keras.Model, abc.ABC):
     """A `keras.Model` with named losses, previews and serving signatures.
 
     Subclasses build their networks in `__init__`, set `self.built = True` there (so that variables

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from absl import app, logging
+from absl import app, flags, logging
 
 from zoo.errors import UserError
 
@@ -12,8 +12,16 @@ from zoo.errors import UserError
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser, with one line for a mistake instead of two and a hint at --helpfull."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        raise UserError(str(error).splitlines()[0]) from error
+
+
 def run(
-    main: Callable[[list[str]], None], flags_parser: Callable[[list[str]], list[str]] | None = None
+    main: Callable[[list[str]], None], parser: Callable[[list[str]], list[str]] = parse_flags
 ) -> None:
     """Runs an absl `main`; a mistake a person can mend is one line and exit status 2."""
 
@@ -24,7 +32,7 @@ def run(
         main(argv)
 
     try:
-        app.run(checked, flags_parser=flags_parser) if flags_parser else app.run(checked)
+        app.run(checked, flags_parser=parser)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -195,7 +195,8 @@ class Model(base.Model):
 
     def _track(self, label: tf.Tensor, logits: tf.Tensor, loss: tf.Tensor) -> dict[str, tf.Tensor]:
         rows = tf.shape(label)[0]
-        right = tf.cast(tf.argmax(logits, axis=1, output_type=label.dtype) == label, tf.float32)
+        predicted = tf.argmax(logits, axis=1, output_type=tf.int32)
+        right = tf.cast(predicted == tf.cast(label, tf.int32), tf.float32)
         self.loss_mean.update_state(loss, sample_weight=rows)
         self.accuracy_mean.update_state(right)
         return {m.name: m.result() for m in self.losses_tracked}
@@ -253,6 +254,7 @@ class Model(base.Model):
                 tape.watch(features)
                 logits = self.head(features, training=False)[1]
                 class_id = tf.broadcast_to(class_id, tf.shape(logits)[:1])
+                class_id = layers.checked_label(class_id, -1, len(names))
                 predicted = tf.argmax(logits, axis=1, output_type=tf.int32)
                 wanted = tf.one_hot(tf.where(class_id < 0, predicted, class_id), len(names))
                 # Rows do not mix: the gradient of the sum is each row's own gradient.

@@ -52,6 +52,10 @@ class Config:
             raise ValueError(f"image_shape={self.image_shape}: a GAN's images are square")
         if channels not in (1, 3):
             raise ValueError(f"image_shape={self.image_shape}: 1 or 3 channels expected")
+        if self.architecture == Architecture.CONV and (height % 2 or height < 6):
+            raise ValueError(
+                f"image_shape={self.image_shape}: the side must be even and above 4; set data.image_size"
+            )
         if not self.class_names:
             raise ValueError("class_names is empty: at least one name is expected")
         for name in ("latent_dim", "channels", "max_channels", "discriminator_steps"):
@@ -256,6 +260,7 @@ def differentiable_augment(image: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
     size = image.shape[1]
     reach = size // 8
     shift = tf.cast(tf.floor(uniform[:, 3:5, 0, 0] * (2 * reach + 1)), tf.int32)  # [B, 2]
+    shift = tf.minimum(shift, 2 * reach)  # far out in the tail Φ rounds to 1
     padded = tf.pad(image, [[0, 0], [reach, reach], [reach, reach], [0, 0]], constant_values=-1.0)
     rows = tf.range(size)[None, :] + shift[:, :1]  # [B, H]
     columns = tf.range(size)[None, :] + shift[:, 1:]  # [B, W]
@@ -323,6 +328,7 @@ class Model(base.Model):
         condition = tf.one_hot(label, len(self.config.class_names))
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
 
+        # Every discriminator update of a step sees the same real images, and fakes of its own.
         for i in range(self.config.discriminator_steps):
             z = self._noise(rows, self.config.latent_dim, 4 * i)
             with tf.GradientTape() as generator_tape:
@@ -340,7 +346,8 @@ class Model(base.Model):
         # the chain rule through the fakes saves the generator a second forward pass.
         with tf.GradientTape() as tape:
             tape.watch(fake)
-            logit = self.discriminator([self._augmented(fake, rows, 3), condition], training=True)
+            seen = self._augmented(fake, rows, 4 * self.config.discriminator_steps)
+            logit = self.discriminator([seen, condition], training=True)
             loss = GENERATOR_LOSSES[self.config.loss](logit)
             scaled = loss / replicas
         variables = self.generator.trainable_variables
@@ -356,12 +363,15 @@ class Model(base.Model):
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         image, label = data
         condition = tf.one_hot(label, len(self.config.class_names))
-        z = tf.random.stateless_normal([tf.shape(image)[0], self.config.latent_dim], seed=[0, 0])
+        rows = tf.shape(image)[0]
+        z = tf.random.stateless_normal([rows, self.config.latent_dim], seed=[0, 0])
         fake_logit = self.discriminator([self.ema_generator([z, condition]), condition])
         real_logit = self.discriminator([image * 2.0 - 1.0, condition])
-        self.generator_loss.update_state(GENERATOR_LOSSES[self.config.loss](fake_logit))
+        self.generator_loss.update_state(
+            GENERATOR_LOSSES[self.config.loss](fake_logit), sample_weight=rows
+        )
         self.discriminator_loss.update_state(
-            DISCRIMINATOR_LOSSES[self.config.loss](real_logit, fake_logit)
+            DISCRIMINATOR_LOSSES[self.config.loss](real_logit, fake_logit), sample_weight=rows
         )
         return {m.name: m.result() for m in self.losses_tracked}
 
@@ -437,7 +447,7 @@ class Model(base.Model):
             Scaling toward the mean is the truncation trick of Karras et al. 2019 (appendix B), in z.
             """
             rows = tf.shape(seed)
-            label = tf.broadcast_to(label, rows)
+            label = layers.checked_label(tf.broadcast_to(label, rows), -1, classes)
             label = tf.where(label < 0, rng.row_index(seed, classes), label)
             z = rng.row_normal(seed, config.latent_dim)
             z *= tf.broadcast_to(truncation, rows)[:, None]
@@ -450,7 +460,7 @@ class Model(base.Model):
             ]
         )
         def generate(z, label):
-            return {"image": images(z, label)}
+            return {"image": images(z, layers.checked_label(label, 0, classes))}
 
         @tf.function(
             input_signature=[
@@ -459,7 +469,7 @@ class Model(base.Model):
             ]
         )
         def discriminate(image, label):
-            condition = tf.one_hot(label, classes)
+            condition = tf.one_hot(layers.checked_label(label, 0, classes), classes)
             return {"logit": self.discriminator([image * 2.0 - 1.0, condition], training=False)}
 
         return {"sample": sample, "generate": generate, "discriminate": discriminate}

@@ -1,6 +1,7 @@
 """Blocks that more than one family uses."""
 
 import keras
+import tensorflow as tf
 
 
 def batch_norm(name: str, momentum: float = 0.99) -> keras.layers.BatchNormalization:
@@ -10,3 +11,15 @@ def batch_norm(name: str, momentum: float = 0.99) -> keras.layers.BatchNormaliza
     only the first replica's are saved.
     """
     return keras.layers.BatchNormalization(momentum=momentum, synchronized=True, name=name)
+
+
+def checked_label(label: tf.Tensor, lowest: int, classes: int) -> tf.Tensor:
+    """The int `[B]` labels as they are; running the graph fails where one is outside
+    `[lowest, classes)`, since a one-hot of it would be all zeros and the answer of no class."""
+    message = f"a label is outside the range {lowest} to {classes - 1}"
+    checks = [
+        tf.debugging.assert_greater_equal(label, lowest, message),
+        tf.debugging.assert_less(label, classes, message),
+    ]
+    with tf.control_dependencies([c for c in checks if c is not None]):
+        return tf.identity(label)

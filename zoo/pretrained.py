@@ -61,8 +61,10 @@ def config_from_json(kind: type, values: dict[str, Any]) -> Any:
     """The inverse of `config_to_json`: restores tuples, enums and nested dataclasses.
 
     Raises:
-        UserError: for a field that `kind` does not have.
+        UserError: for a field that `kind` does not have, or a value that its type does not take.
     """
+    if not isinstance(values, dict):
+        raise UserError(f"{kind.__name__} is read from a JSON object, not from {values!r}")
     hints = typing.get_type_hints(kind)
     if unknown := set(values) - set(hints):
         raise UserError(
@@ -76,7 +78,10 @@ def _restore(hint: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return config_from_json(hint, value)
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return hint(value)
+        try:
+            return hint(value)
+        except ValueError as error:
+            raise UserError(f"{value!r} is none of {', '.join(hint)}") from error
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -88,7 +93,7 @@ def _variables(model: "base.Model") -> dict[str, Any]:
     }
 
 
-def pack_weights(model: "base.Model") -> dict[str, np.ndarray]:
+def pack_weights(model: "base.Model") -> dict[str, Any]:
     """The arrays that `weights.npz` holds."""
     packed = {}
     for name, variable in _variables(model).items():
@@ -104,11 +109,18 @@ def keep(model: "base.Model", description: dict[str, Any], preview: bytes) -> pa
     """
     directory = DIRECTORY / description["name"]
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **pack_weights(model))
+    np.savez_compressed(buffer, **pack_weights(model))
     atomic_write(directory / "weights.npz", buffer.getvalue())
     atomic_write(directory / "preview.png", preview)
     atomic_write(directory / "card.json", (json.dumps(description, indent=2) + "\n").encode())
     return directory
+
+
+def round_weights(model: "base.Model") -> None:
+    """Gives a model the values that `keep` would store: what is judged is then what ships."""
+    packed = pack_weights(model)
+    for name, variable in _variables(model).items():
+        variable.assign(packed[name].astype(variable.dtype))
 
 
 def read_weights(model: "base.Model", path: pathlib.Path) -> None:

@@ -34,9 +34,9 @@ def load(workdir: pathlib.Path) -> Trained:
     try:
         config = json.loads(path.read_text())
         family, values = config["family"], config["model"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} is no training configuration: {error!r}") from error
-    model_config = pretrained.config_from_json(zoo.family(family).Config, values)
+        model_config = pretrained.config_from_json(zoo.family(family).Config, values)
+    except (ValueError, TypeError, KeyError, UserError) as error:
+        raise UserError(f"{path} is no training configuration: {error}") from error
     model = zoo.build(family, model_config)
     step = tf.Variable(0, dtype=tf.int64, trainable=False)
     seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False)
@@ -68,3 +68,15 @@ def restore(checkpoint: tf.train.Checkpoint, directory: pathlib.Path) -> bool:
             f" move {name}.* out of {directory} to {older}"
         ) from error
     return True
+
+
+def read_card(path: pathlib.Path) -> dict[str, Any]:
+    """A model card. Raises `UserError` for a damaged file."""
+    try:
+        card = json.loads(path.read_text())
+        if {"name", "family", "model"} <= set(card):
+            return card
+        reason = "name, family and model are expected"
+    except (ValueError, TypeError) as error:
+        reason = str(error)
+    raise UserError(f"{path} is no model card ({reason}); remove it and let train.main write it again")
