@@ -90,6 +90,11 @@ def test_image_size_stretches_to_that_square():
     )
 
 
+def test_digits_too_big_for_memory_are_refused():
+    with pytest.raises(UserError, match=r"'digits' would take .*smaller data\.image_size"):
+        load("digits", image_size=1_000_000)
+
+
 # ---- idx files ---------------------------------------------------------------------------------
 
 
@@ -147,6 +152,20 @@ def test_idx_counts_and_labels_must_agree(idx_folder):
         load("mnist", data_dir=folder.parent)
 
 
+def test_idx_files_without_an_image_are_refused(idx_folder):
+    folder, _ = idx_folder
+    (folder / "t10k-images-idx3-ubyte").write_bytes(_idx(np.zeros([0, 28, 28])))
+    (folder / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(_idx(np.zeros([0]))))
+    with pytest.raises(UserError, match="no t10k images; get the four original files again"):
+        load("mnist", data_dir=folder.parent)
+
+
+def test_idx_images_too_big_for_memory_are_refused(idx_folder):
+    folder, _ = idx_folder
+    with pytest.raises(UserError, match=r"'mnist' would take .*smaller data\.image_size"):
+        load("mnist", data_dir=folder.parent, image_size=1_000_000)
+
+
 def test_a_missing_idx_sibling_is_named(idx_folder):
     folder, _ = idx_folder
     (folder / "t10k-labels-idx1-ubyte.gz").unlink()
@@ -175,7 +194,6 @@ def test_folder_takes_classes_from_subfolders(tmp_path):
     (tmp_path / "cat" / "notes.txt").write_text("no image")
     data = load(f"folder:{tmp_path}")
     assert data.class_names == ("ant", "cat")
-    assert data.skipped == ()
     assert len(data.train.labels) + len(data.test.labels) == 60
     assert 1 <= len(data.test.labels) <= 15
     for split in (data.train, data.test):
@@ -231,9 +249,9 @@ def test_broken_images_are_named_and_skipped(tmp_path, caplog):
     (tmp_path / "a" / "page.jpg").write_bytes(b"<html>not found</html>")
     with caplog.at_level("WARNING"):
         data = load(f"folder:{tmp_path}")
-    assert data.skipped == ("a/cut.jpg", "a/empty.png", "a/page.jpg")
     assert len(data.train.labels) + len(data.test.labels) == 4
-    assert "a/cut.jpg" in caplog.text
+    for name in ("cut.jpg", "empty.png", "page.jpg"):
+        assert f"skipped broken image {tmp_path / 'a' / name}: " in caplog.text
     assert "skipped 3 of 7 images" in caplog.text
 
 
@@ -283,7 +301,7 @@ def _labels(folder, columns, rows):
     (folder / "labels.csv").write_text(text.getvalue())
 
 
-def test_labels_csv_gives_class_and_split(tmp_path):
+def test_labels_csv_gives_class_and_split(tmp_path, caplog):
     for i in range(4):
         _save(tmp_path / "any" / f"{i}.png", (i, i, i))
     _labels(
@@ -301,7 +319,7 @@ def test_labels_csv_gives_class_and_split(tmp_path):
     np.testing.assert_array_equal(data.train.images[:, 0, 0, 0], [0, 2])
     np.testing.assert_array_equal(data.train.labels, [1, 0])
     np.testing.assert_array_equal(data.test.images[:, 0, 0, 0], [1])
-    assert data.skipped == ("any/gone.png",)
+    assert f"skipped broken image {tmp_path / 'any' / 'gone.png'}: FileNotFoundError" in caplog.text
 
 
 def test_labels_csv_errors(tmp_path):
@@ -311,6 +329,29 @@ def test_labels_csv_errors(tmp_path):
         load(f"folder:{tmp_path}")
     _labels(tmp_path, ["file", "label", "split"], [["1.png", "x", "dev"]])
     with pytest.raises(UserError, match=r"labels.csv, line 2: needs .* 'train' or 'test'"):
+        load(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["file,label\n1.png,Café\n".encode("latin-1"), b"file,label\n" + b"x" * 200_000 + b",y\n"],
+    ids=["latin-1", "endless field"],
+)
+def test_a_labels_file_that_is_no_utf8_csv_is_one_clear_error(tmp_path, content):
+    _save(tmp_path / "1.png", 0)
+    (tmp_path / "labels.csv").write_bytes(content)
+    with pytest.raises(UserError, match=r"labels\.csv: not a CSV file in UTF-8 .* save it again") as e:
+        load(f"folder:{tmp_path}")
+    assert "\n" not in str(e.value)
+
+
+def test_a_folder_that_leaves_no_test_image_says_what_to_do(tmp_path):
+    for label in ("a", "b"):
+        _save(tmp_path / label / "1.png", 0)
+    with pytest.raises(UserError, match=r"none of the 2 readable images .* add a second image to a class"):
+        load(f"folder:{tmp_path}")
+    _labels(tmp_path, ["file", "label", "split"], [["a/1.png", "a", "train"], ["b/1.png", "b", "train"]])
+    with pytest.raises(UserError, match=r"left for testing; give some rows of labels\.csv the split 'test'"):
         load(f"folder:{tmp_path}")
 
 
@@ -337,12 +378,13 @@ def test_the_real_paintings(shared_data):
 
 
 class TinySquares(tfds.core.GeneratorBasedBuilder):
-    """Grey squares whose brightness is their class; `both` has a test split, `one` has not."""
+    """Grey squares whose brightness is their class; `both` has a test split, `one` and `few` have not."""
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = (
         tfds.core.BuilderConfig(name="both"),
         tfds.core.BuilderConfig(name="one"),
+        tfds.core.BuilderConfig(name="few"),
         tfds.core.BuilderConfig(name="sizes"),
         tfds.core.BuilderConfig(name="unlabelled"),
     )
@@ -361,7 +403,7 @@ class TinySquares(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager):
-        splits = {"train": self._generate_examples(20)}
+        splits = {"train": self._generate_examples(3 if self.builder_config.name == "few" else 20)}
         if self.builder_config.name == "both":
             splits["test"] = self._generate_examples(6)
         return splits
@@ -397,6 +439,28 @@ def test_tfds_errors(tmp_path):
         load("tfds:tiny_squares/sizes", data_dir=tmp_path)
     with pytest.raises(UserError, match="no image classification set"):
         load("tfds:tiny_squares/unlabelled", data_dir=tmp_path)
+
+
+def test_a_tfds_set_that_leaves_no_test_image_says_what_to_do(tmp_path):
+    with pytest.raises(UserError, match=r"no image in split 'train\[90%:\]'; choose a larger set"):
+        load("tfds:tiny_squares/few", data_dir=tmp_path)
+
+
+def test_a_tfds_set_too_big_for_memory_is_refused_before_resizing(tmp_path):
+    with pytest.raises(UserError, match=r"would take .*smaller data\.image_size"):
+        load("tfds:tiny_squares/both", data_dir=tmp_path, image_size=1_000_000)
+
+
+@pytest.mark.parametrize("damage", [_truncate, _no_gzip, pathlib.Path.unlink])
+def test_a_damaged_tfds_set_is_one_clear_error(tmp_path, damage):
+    load("tfds:tiny_squares/both", data_dir=tmp_path)
+    (records,) = tmp_path.rglob("*-test.tfrecord-*")
+    damage(records)
+    with pytest.raises(UserError, match="TFDS cannot read split 'test' of 'tiny_squares/both'") as e:
+        load("tfds:tiny_squares/both", data_dir=tmp_path)
+    assert f"delete {records.parent} to have it prepared anew" in str(e.value)
+    assert "\n" not in str(e.value)
+    assert "{{" not in str(e.value)
 
 
 def test_mnist_falls_back_to_tfds(tmp_path):

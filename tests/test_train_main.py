@@ -1,7 +1,6 @@
 """The training binary as people meet it: real runs, kills, resumes and mistakes."""
 
 import json
-import os
 import pathlib
 import resource
 import signal
@@ -193,7 +192,13 @@ def test_a_loss_that_is_not_finite_names_itself_and_the_step(tmp_path):
         (["--config=gan_digits", "--config.steps=0"], ["config.steps=0"]),
         (["--config=gan_digits", "--config.eval_every=150"], ["config.eval_every=150", "multiple"]),
         (["--config=gan_digits", "--config.data.name=digitz"], ["digitz", "digits"]),
-        (["--config=gan_mnist", "--data_dir=/nowhere"], ["/nowhere"]),
+        (["--config=gan_digits", "--config.model.channels=(8"], ["channels=(8", "(int)"]),
+        (["--config=cnn_digits", "--config.model.widths=abc"], ["config.model.widths", "tuple of int"]),
+        (["--config=cnn_digits", "--config.model.image_shape=(8,8,1)"], ["the data decides"]),
+        (["--config=gan_digits", "--config.family=cnn"], ["config.family=cnn"]),
+        (["--config=gan_digits", "--config.name=../x"], ["config.name='../x'"]),
+        (["--config=gan_digits", "--config.optimizer.beta_1=3"], ["beta_1=3"]),
+        (["--config.steps=3"], ["--config=<preset> is required", "gan_digits"]),
         (["--config=gan_digits", "--strategy=tpu"], ["tpu", "mirrored"]),
         (["--config=gan_digits", "--config.data.batch_size=5000"], ["5000"]),
         (["--config=gan_digits", "stray"], ["stray"]),
@@ -202,10 +207,25 @@ def test_a_loss_that_is_not_finite_names_itself_and_the_step(tmp_path):
     ids=lambda v: " ".join(v) if v and v[0].startswith("--") else None,
 )
 def test_a_mistake_is_one_line_that_names_it(flags, expected, tmp_path):
-    told = fails(*flags, f"--workdir={tmp_path / 'w'}", env={**os.environ, "TFDS_DATA_DIR": "/x"})
+    told = fails(*flags, f"--workdir={tmp_path / 'w'}")
     for part in expected:
         assert part in told
     assert not (tmp_path / "w" / "checkpoints").exists()
+
+
+def test_a_data_file_cut_short_is_one_line_that_names_it(tmp_path):
+    (tmp_path / "mnist").mkdir()
+    cut = tmp_path / "mnist" / "train-images-idx3-ubyte"
+    cut.write_bytes(bytes([0, 0, 8, 3, 0, 0, 234, 96, 0, 0, 0, 28, 0, 0, 0, 28, 1, 2, 3]))
+    told = fails("--config=gan_mnist", f"--data_dir={tmp_path}", f"--workdir={tmp_path / 'w'}")
+    assert "train-images-idx3-ubyte" in told
+
+
+def test_a_mistake_found_late_may_be_mended_in_the_same_workdir(tmp_path):
+    flags = ["--config=gan_digits", *TINY["gan_digits"], f"--workdir={tmp_path / 'w'}"]
+    assert "5000" in fails(*flags, "--config.data.batch_size=5000")
+    done = train(*flags)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_folder_of_pictures_trains_and_names_its_broken_file(tmp_path):

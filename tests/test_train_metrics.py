@@ -1,9 +1,12 @@
 """train.metrics: numbers worked by hand, and the judges that are kept."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from train import data as data_sets
 from train.metrics import distances, generative, judge
@@ -214,6 +217,25 @@ def test_kept_judge_is_small_and_its_card_complete(name):
     expected = {"licence", "command", "seed", "wall_time_s", "hardware", "test_accuracy", "real"}
     assert expected <= card.keys()
     assert judge.Judge.load(name).parameters() == card["parameters"]
+
+
+@pytest.mark.parametrize(("train", "test", "few"), [(9, 3, "3 test"), (3, 9, "3 training")])
+def test_a_set_too_small_for_the_real_row_is_refused_before_training(tmp_path, train, test, few):
+    splits = ["train"] * train + ["test"] * test
+    for i, pixels in enumerate(random_images(len(splits))):
+        Image.fromarray(pixels[..., 0]).save(tmp_path / f"{i}.png")
+    rows = "".join(f"{i}.png,a,{split}\n" for i, split in enumerate(splits))
+    (tmp_path / "labels.csv").write_text("file,label,split\n" + rows)
+    done = subprocess.run(
+        [sys.executable, "-m", "train.metrics.judge_main", f"--data=folder:{tmp_path}"],
+        capture_output=True,
+        text=True,
+        cwd=judge.JUDGES.parents[2],
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert f"has {few} images, but the REAL row needs 4 or more" in line
+    assert "Traceback" not in done.stderr
 
 
 # Report -----------------------------------------------------------------------------------------

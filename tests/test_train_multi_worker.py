@@ -28,10 +28,10 @@ def _ports(count):
 
 
 def _start(preset, workdir, strategy, environment):
-    flags = [f"--config.{s}" for s in [*STEPS, "checkpoint_every=4"]]
+    flags = [f"--config={preset}", f"--workdir={workdir}", f"--strategy={strategy}"]
+    flags += [f"--config.{s}" for s in [*STEPS, "checkpoint_every=4"]]
     return subprocess.Popen(
-        [sys.executable, "-m", "train.main", f"--config={preset}", f"--workdir={workdir}"]
-        + [f"--strategy={strategy}", *flags, *SIZES[preset]],
+        [sys.executable, "-m", "train.main", *flags, *SIZES[preset]],
         cwd=ROOT,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,

@@ -67,7 +67,7 @@ def test_damaged_weights_are_one_clear_error(weights):
 
 
 def test_an_unknown_name_lists_the_kept_ones():
-    with pytest.raises(UserError, match="no pretrained weights named 'gan_fashon'; there are .*gan_fashion"):
+    with pytest.raises(UserError, match=r"no pretrained weights named 'gan_fashon'; there are .*gan_fashion"):
         zoo.from_pretrained("gan_fashon")
 
 

@@ -4,18 +4,19 @@ import math
 
 import numpy as np
 
+_GAP = 1  # pixels between neighbours
 
-def image_grid(images: np.ndarray, columns: int | None = None, padding: int = 1) -> np.ndarray:
+
+def image_grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
     """Lays out images row by row, black between them and in the places left over.
 
     Args:
         images: [N, H, W, C], N >= 1: uint8, or float in [0, 1] (clipped; NaN becomes black).
         columns: images in a row; `None`: as square as it goes.
-        padding: pixels between neighbours.
 
     Returns:
-        uint8 [rows * (H + padding) - padding, columns * (W + padding) - padding, C]:
-        [64, 28, 28, 1] gives [231, 231, 1].
+        uint8 [rows * (H + 1) - 1, columns * (W + 1) - 1, C]: [64, 28, 28, 1] gives
+        [231, 231, 1].
 
     Raises:
         ValueError: `images` has not four dimensions, or is empty.
@@ -29,10 +30,8 @@ def image_grid(images: np.ndarray, columns: int | None = None, padding: int = 1)
     n, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
-    cells = np.zeros((rows * columns, height + padding, width + padding, channels), np.uint8)
+    cells = np.zeros((rows * columns, height + _GAP, width + _GAP, channels), np.uint8)
     cells[:n, :height, :width] = images
-    grid = cells.reshape(rows, columns, height + padding, width + padding, channels)
-    grid = grid.swapaxes(1, 2).reshape(
-        rows * (height + padding), columns * (width + padding), channels
-    )
-    return grid[: grid.shape[0] - padding, : grid.shape[1] - padding]
+    grid = cells.reshape(rows, columns, height + _GAP, width + _GAP, channels)
+    grid = grid.swapaxes(1, 2).reshape(rows * (height + _GAP), columns * (width + _GAP), channels)
+    return grid[: grid.shape[0] - _GAP, : grid.shape[1] - _GAP]

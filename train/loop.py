@@ -277,9 +277,10 @@ def _stops(done: int, config: config_lib.Config) -> Iterator[int]:
 def _writers(config: config_lib.Config, workdir: pathlib.Path, done: int) -> writers.MultiWriter:
     return writers.MultiWriter(
         [
-            writers.ConsoleWriter(config.steps),
             writers.JsonlWriter(workdir / "metrics.jsonl", done),
             writers.TensorBoardWriter(workdir),
             writers.PreviewWriter(workdir / "previews"),
+            # Last: nothing that fails after it can leave a progress bar on the terminal.
+            writers.ConsoleWriter(config.steps),
         ]
     )

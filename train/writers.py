@@ -3,13 +3,14 @@
 A run on several workers gives its chief a `MultiWriter` of all sinks and the others an empty one.
 """
 
+import contextlib
 import datetime
 import io
 import json
 import math
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -35,9 +36,6 @@ class Writer:
     def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         """Reports named images: float [N, H, W, C] or [H, W, C] in [0, 1], C = 1 or 3."""
 
-    def text(self, step: int, values: Mapping[str, str]) -> None:
-        """Reports named texts."""
-
     def flush(self) -> None:
         """Makes what was written so far visible to readers."""
 
@@ -58,10 +56,6 @@ class MultiWriter(Writer):
     def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         for writer in self._writers:
             writer.images(step, values)
-
-    def text(self, step: int, values: Mapping[str, str]) -> None:
-        for writer in self._writers:
-            writer.text(step, values)
 
     def flush(self) -> None:
         for writer in self._writers:
@@ -108,10 +102,6 @@ class ConsoleWriter(Writer):
             self._progress.update(self._task, completed=step)
             if speed:
                 self._progress.update(self._task, description="  ".join(speed))
-
-    def text(self, step: int, values: Mapping[str, str]) -> None:
-        for name, value in values.items():
-            self._print(f"step {step}  {name}: {value}")
 
     def close(self) -> None:
         if self._progress is not None:
@@ -183,35 +173,49 @@ def _json_number(value: float) -> float | str:
 
 
 class TensorBoardWriter(Writer):
-    """TensorBoard events in a folder: scalars, image grids, texts."""
+    """TensorBoard events in a folder: scalars and image grids.
+
+    Every method raises OSError if the events cannot be written (full disk, unwritable folder).
+    """
 
     def __init__(self, folder: str | pathlib.Path):
-        self._writer = tf.summary.create_file_writer(str(folder))
+        self._folder = folder
+        with self._os_errors():
+            self._writer = tf.summary.create_file_writer(str(folder))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        with self._writer.as_default():
+        with self._os_errors(), self._writer.as_default():
             for name, value in values.items():
                 tf.summary.scalar(name, value, step)
 
     def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
-        with self._writer.as_default():
+        with self._os_errors(), self._writer.as_default():
             for name, value in values.items():
                 tf.summary.image(name, _as_one_image(value)[None], step)
 
-    def text(self, step: int, values: Mapping[str, str]) -> None:
-        with self._writer.as_default():
-            for name, value in values.items():
-                tf.summary.text(name, value, step)
-
     def flush(self) -> None:
-        self._writer.flush()
+        with self._os_errors():
+            self._writer.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        with self._os_errors():
+            self._writer.close()
+
+    @contextlib.contextmanager
+    def _os_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except tf.errors.OpError as error:
+            # "{{node ...}} <reason> [Op:...]", with further lines that repeat it.
+            reason = error.message.rpartition("}} ")[2].partition(" [Op:")[0].splitlines()[0]
+            raise OSError(
+                f"cannot write TensorBoard events in {self._folder} ({reason}); "
+                f"free some space or change its rights"
+            ) from error
 
 
 class PreviewWriter(Writer):
-    """Previews as files: `step_000123_<name>.png` (batches as a grid) and `.txt`, each atomic."""
+    """Previews as files: `step_000123_<name>.png`, batches as a grid, each atomic."""
 
     def __init__(self, folder: str | pathlib.Path):
         self._folder = pathlib.Path(folder)
@@ -221,14 +225,8 @@ class PreviewWriter(Writer):
             image = _as_one_image(value)
             png = io.BytesIO()
             Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(png, "PNG")
-            atomic_write(self._path(step, name, "png"), png.getvalue())
-
-    def text(self, step: int, values: Mapping[str, str]) -> None:
-        for name, value in values.items():
-            atomic_write(self._path(step, name, "txt"), value.encode())
-
-    def _path(self, step: int, name: str, suffix: str) -> pathlib.Path:
-        return self._folder / f"step_{step:06d}_{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}.{suffix}"
+            safe = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+            atomic_write(self._folder / f"step_{step:06d}_{safe}.png", png.getvalue())
 
 
 def _as_one_image(value: np.ndarray) -> np.ndarray:

@@ -206,12 +206,27 @@ class Model(base.Model):
     def preview(self, seed: int, examples: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
         """`explanations`: 8 rows of held-out images, each beside itself under its Grad-CAM map."""
         image = examples[0][:32]
-        explain = self.signatures()["explain"]
-        heat = explain(image=tf.constant(image))["heatmap"].numpy()[..., None]
+        heat = self._heatmap(tf.constant(image), tf.constant([-1])).numpy()[..., None]
         # The map as light on the darkened image: what the classifier looked at stays bright.
         lit = image * (0.25 + 0.75 * heat)
         pairs = np.stack([image, lit], axis=1)  # [N, 2, H, W, C]
         return {"explanations": pairs.reshape(-1, 8, *image.shape[1:])}
+
+    def _heatmap(self, image: tf.Tensor, class_id: tf.Tensor) -> tf.Tensor:
+        """image `[B, H, W, C]`, class_id int `[B]` or `[1]`, -1 for the predicted → `[B, H, W]`."""
+        classes = len(self.config.class_names)
+        features = self.trunk(image, training=False)
+        with tf.GradientTape() as tape:
+            tape.watch(features)
+            logits = self.head(features, training=False)[1]
+            class_id = tf.broadcast_to(class_id, tf.shape(logits)[:1])
+            class_id = layers.checked_label(class_id, -1, classes)
+            predicted = tf.argmax(logits, axis=1, output_type=tf.int32)
+            wanted = tf.one_hot(tf.where(class_id < 0, predicted, class_id), classes)
+            # Rows do not mix: the gradient of the sum is each row's own gradient.
+            score = tf.reduce_sum(logits * wanted)
+        heat = grad_cam(features, tape.gradient(score, features))[..., None]
+        return tf.image.resize(heat, self.config.image_shape[:2])[..., 0]
 
     def signatures(self) -> dict[str, base.Signature]:
         image_shape, names = self.config.image_shape, list(self.config.class_names)
@@ -249,18 +264,7 @@ class Model(base.Model):
         )
         def explain(image, class_id=tf.constant([-1])):  # noqa: B008
             """Where the evidence for a class lies; class_id -1 explains the predicted class."""
-            features = self.trunk(image, training=False)
-            with tf.GradientTape() as tape:
-                tape.watch(features)
-                logits = self.head(features, training=False)[1]
-                class_id = tf.broadcast_to(class_id, tf.shape(logits)[:1])
-                class_id = layers.checked_label(class_id, -1, len(names))
-                predicted = tf.argmax(logits, axis=1, output_type=tf.int32)
-                wanted = tf.one_hot(tf.where(class_id < 0, predicted, class_id), len(names))
-                # Rows do not mix: the gradient of the sum is each row's own gradient.
-                score = tf.reduce_sum(logits * wanted)
-            heat = grad_cam(features, tape.gradient(score, features))[..., None]
-            return {"heatmap": tf.image.resize(heat, image_shape[:2])[..., 0]}
+            return {"heatmap": self._heatmap(image, class_id)}
 
         return {
             "classify": classify,

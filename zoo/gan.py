@@ -422,17 +422,18 @@ class Model(base.Model):
         rows, classes = 8, len(self.config.class_names)
         label = np.tile(np.arange(classes, dtype=np.int32), rows)
         seeds = np.arange(rows * classes, dtype=np.int64) + 1_000_000 * seed
-        sample = self.signatures()["sample"]
-        image = sample(seed=tf.constant(seeds), label=tf.constant(label))["image"].numpy()
+        z = rng.row_normal(tf.constant(seeds), self.config.latent_dim)
+        image = self._images(z, tf.constant(label)).numpy()
         return {"samples": image.reshape(rows, classes, *self.config.image_shape)}
+
+    def _images(self, z: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
+        """z float `[B, latent_dim]`, label int `[B]` → image float `[B, H, W, C]` in `[0, 1]`."""
+        condition = tf.one_hot(label, len(self.config.class_names))
+        return 0.5 * (self.ema_generator([z, condition], training=False) + 1.0)
 
     def signatures(self) -> dict[str, base.Signature]:
         config = self.config
         classes = len(config.class_names)
-
-        def images(z: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
-            generated = self.ema_generator([z, tf.one_hot(label, classes)], training=False)
-            return 0.5 * (generated + 1.0)
 
         @tf.function(
             input_signature=[
@@ -451,7 +452,7 @@ class Model(base.Model):
             label = tf.where(label < 0, rng.row_index(seed, classes), label)
             z = rng.row_normal(seed, config.latent_dim)
             z *= tf.broadcast_to(truncation, rows)[:, None]
-            return {"image": images(z, label), "label": label}
+            return {"image": self._images(z, label), "label": label}
 
         @tf.function(
             input_signature=[
@@ -460,7 +461,7 @@ class Model(base.Model):
             ]
         )
         def generate(z, label):
-            return {"image": images(z, layers.checked_label(label, 0, classes))}
+            return {"image": self._images(z, layers.checked_label(label, 0, classes))}
 
         @tf.function(
             input_signature=[

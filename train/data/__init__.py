@@ -67,8 +67,8 @@ def load(
         `load("mnist", data_dir=d).train.images` is [60000, 28, 28, 1].
 
     Raises:
-        UserError: the name is unknown, or the files are missing, broken, of several sizes without
-            `image_size`, or too big for the memory.
+        UserError: the name is unknown, a split has no image, or the files are missing, broken, of
+            several sizes without `image_size`, or too big for the memory.
     """
     if image_size is not None and image_size < 1:
         raise UserError(f"data.image_size is {image_size}; expected a positive number or none")

@@ -15,7 +15,7 @@ def load(image_size: int | None = None) -> ImageData:
     class, the same fifth (drawn once with a fixed seed) is the test set.
 
     Raises:
-        UserError: scikit-learn is not installed.
+        UserError: scikit-learn is not installed, or `image_size` is too big for the memory.
     """
     try:
         from sklearn.datasets import load_digits
@@ -30,13 +30,12 @@ def load(image_size: int | None = None) -> ImageData:
     for k in range(10):
         rows = rng.permutation(np.flatnonzero(labels == k))
         is_test[rows[: round(len(rows) * _TEST_PER_CENT / 100)]] = True
-    images = resize(images, image_size)
+    images = resize("digits", images, image_size)
     return ImageData(
         name="digits",
         class_names=tuple(str(k) for k in range(10)),
         train=Images(images[~is_test], labels[~is_test]),
         test=Images(images[is_test], labels[is_test]),
-        skipped=(),
         licence="CC BY 4.0 (UCI Machine Learning Repository); copy in scikit-learn, BSD-3-Clause",
         source="Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits (UCI), "
         "test part, by sklearn.datasets.load_digits",

@@ -64,7 +64,8 @@ def load(
 
     Raises:
         UserError: the folder is missing or empty, a class has no (readable) image, labels.csv is
-            malformed, images differ in size and `image_size` is None, or the set is too big.
+            malformed, images differ in size and `image_size` is None, the set is too big, or no
+            image is left for testing.
     """
     name = name or f"folder:{root}"
     files = _list_files(root)
@@ -100,13 +101,19 @@ def load(
             raise UserError(
                 f"{root}: class '{label}' has no readable training image; add some or remove it"
             )
+    if not is_test.any():
+        remedy = (
+            "give some rows of labels.csv the split 'test'"
+            if any(f.split for f in kept)
+            else "add a second image to a class"
+        )
+        raise UserError(f"{root}: none of the {len(kept)} readable images is left for testing; {remedy}")
     where = np.array(rows)
     return ImageData(
         name=name,
         class_names=class_names,
         train=Images(pixels[where[~is_test]], labels[~is_test]),
         test=Images(pixels[where[is_test]], labels[is_test]),
-        skipped=tuple(sorted(broken)),
         licence=licence,
         source=source or str(root),
     )
@@ -159,24 +166,30 @@ def _images_below(folder: pathlib.Path, *, recursive: bool) -> list[pathlib.Path
 
 
 def _list_labels(path: pathlib.Path) -> list[_File]:
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        columns = reader.fieldnames or ()
-        label_column = next((c for c in _LABEL_COLUMNS if c in columns), None)
-        if "file" not in columns or label_column is None:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            return _read_labels(path, csv.DictReader(stream))
+    except (UnicodeDecodeError, csv.Error) as e:
+        raise UserError(f"{path}: not a CSV file in UTF-8 ({e}); save it again as one") from e
+
+
+def _read_labels(path: pathlib.Path, reader: csv.DictReader) -> list[_File]:
+    columns = reader.fieldnames or ()
+    label_column = next((c for c in _LABEL_COLUMNS if c in columns), None)
+    if "file" not in columns or label_column is None:
+        raise UserError(
+            f"{path}: needs a column 'file' and one of {', '.join(_LABEL_COLUMNS)}; "
+            f"its columns are: {', '.join(columns) or 'none'}"
+        )
+    files = []
+    for row in reader:
+        split = row.get("split") or None
+        if not row["file"] or not row[label_column] or split not in (None, "train", "test"):
             raise UserError(
-                f"{path}: needs a column 'file' and one of {', '.join(_LABEL_COLUMNS)}; "
-                f"its columns are: {', '.join(columns) or 'none'}"
+                f"{path}, line {reader.line_num}: needs a file, a {label_column} and a split "
+                f"'train' or 'test' (or none)"
             )
-        files = []
-        for row in reader:
-            split = row.get("split") or None
-            if not row["file"] or not row[label_column] or split not in (None, "train", "test"):
-                raise UserError(
-                    f"{path}, line {reader.line_num}: needs a file, a {label_column} and a split "
-                    f"'train' or 'test' (or none)"
-                )
-            files.append(_File(row["file"], row[label_column], split))
+        files.append(_File(row["file"], row[label_column], split))
     return files
 
 

@@ -12,7 +12,7 @@ import zlib
 import numpy as np
 
 from train.data import tfds
-from train.data.images import ImageData, Images, check_fits_memory, resize
+from train.data.images import ImageData, Images, resize
 from zoo.errors import UserError
 
 
@@ -63,8 +63,8 @@ def load(facts: IdxSet, data_dir: pathlib.Path | None, image_size: int | None) -
     The files are looked for in `<data_dir>/<name>/`, then in `<data_dir>/` itself.
 
     Raises:
-        UserError: a file is truncated, corrupt or missing beside its siblings; or there is no file
-            and TFDS cannot provide the set either.
+        UserError: a file is truncated, corrupt, empty or missing beside its siblings; `image_size` is
+            too big for the memory; or there is no file and TFDS cannot provide the set either.
     """
     folder = _find(facts.name, data_dir)
     if folder is None:
@@ -80,20 +80,22 @@ def load(facts: IdxSet, data_dir: pathlib.Path | None, image_size: int | None) -
                 f"data set '{facts.name}' in {folder}: {len(images)} {what} images but "
                 f"{len(labels)} labels; get the four original files again"
             )
-        if len(labels) and labels.max() >= len(facts.class_names):
+        if not len(labels):
+            raise UserError(
+                f"data set '{facts.name}' in {folder}: no {what} images; get the four original files again"
+            )
+        if labels.max() >= len(facts.class_names):
             raise UserError(
                 f"data set '{facts.name}' in {folder}: {what} label {labels.max()} is outside "
                 f"0..{len(facts.class_names) - 1}; get the four original files again"
             )
-        size = image_size or images.shape[1]
-        check_fits_memory(facts.name, (len(images), size, size, 1))
-        splits.append(Images(resize(images[..., None], image_size), labels.astype(np.int32)))
+        resized = resize(facts.name, images[..., None], image_size)
+        splits.append(Images(resized, labels.astype(np.int32)))
     return ImageData(
         name=facts.name,
         class_names=facts.class_names,
         train=splits[0],
         test=splits[1],
-        skipped=(),
         licence=facts.licence,
         source=facts.source,
     )

@@ -28,7 +28,6 @@ class ImageData:
     class_names: tuple[str, ...]
     train: Images
     test: Images
-    skipped: tuple[str, ...]  # broken files that were left out, by path relative to the folder
     licence: str  # short text for model cards
     source: str
 
@@ -44,11 +43,16 @@ def resize_image(image: Image.Image, size: int) -> Image.Image:
     return image.resize((size, size), Image.Resampling.LANCZOS)
 
 
-def resize(images: np.ndarray, size: int | None) -> np.ndarray:
-    """Resizes a stack: uint8 [N, H, W, C] to uint8 [N, size, size, C]; `None` keeps it as it is."""
+def resize(name: str, images: np.ndarray, size: int | None) -> np.ndarray:
+    """Resizes a stack: uint8 [N, H, W, C] to uint8 [N, size, size, C]; `None` keeps it as it is.
+
+    Raises:
+        UserError: the result would be too big for the memory; names the data set `name`.
+    """
     n, height, width, channels = images.shape
     if size is None or (height, width) == (size, size):
         return images
+    check_fits_memory(name, (n, size, size, channels))
     out = np.empty((n, size, size, channels), np.uint8)
     for i, image in enumerate(images):
         out[i] = to_array(resize_image(to_pil(image), size))

@@ -22,7 +22,6 @@ class Fill(enum.StrEnum):
     """What moves in from outside when an image is shifted, rotated or shrunk."""
 
     CONSTANT = "constant"  # black
-    NEAREST = "nearest"  # the border pixels, repeated
     REFLECT = "reflect"  # the image, mirrored
 
 

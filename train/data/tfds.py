@@ -1,6 +1,7 @@
 """Any TFDS image classification set: `tfds:<name>`, for example `tfds:cifar10`."""
 
 import pathlib
+import re
 import socket
 import sys
 import urllib.parse
@@ -8,6 +9,7 @@ import urllib.request
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from train.data.images import (
     ImageData,
@@ -32,8 +34,9 @@ def load(name: str, data_dir: pathlib.Path | None, image_size: int | None) -> Im
         image_size: images are stretched to this; `None` needs images of one size.
 
     Raises:
-        UserError: TFDS is not installed, does not know the set, cannot download it, or it is not an
-            image classification set; or images differ in size and `image_size` is None.
+        UserError: TFDS is not installed, does not know the set, cannot download it, or its files are
+            damaged; it is not an image classification set, is too big or leaves a split empty; or
+            images differ in size and `image_size` is None.
     """
     try:
         import tensorflow_datasets
@@ -60,9 +63,21 @@ def load(name: str, data_dir: pathlib.Path | None, image_size: int | None) -> Im
     train_split, test_split = _split_names(name, info)
 
     def read(split: str) -> Images:
-        dataset = builder.as_dataset(split=split, shuffle_files=False)
-        rows = ((e[image_key], e[label_key]) for e in tensorflow_datasets.as_numpy(dataset))
-        return _read(name, rows, info.splits[split].num_examples, image_size)
+        count = info.splits[split].num_examples
+        if count == 0:
+            raise UserError(
+                f"data set 'tfds:{name}': no image in split '{split}'; choose a larger set, or one with "
+                f"its own test split"
+            )
+        try:
+            dataset = builder.as_dataset(split=split, shuffle_files=False)
+            rows = ((e[image_key], e[label_key]) for e in tensorflow_datasets.as_numpy(dataset))
+            return _read(name, rows, count, image_size)
+        except tf.errors.OpError as e:  # a missing, truncated or corrupt file
+            raise UserError(
+                f"TFDS cannot read split '{split}' of '{name}' ({_first_line(e)}); "
+                f"delete {builder.data_path} to have it prepared anew"
+            ) from e
 
     licence = info.redistribution_info.license if info.redistribution_info else ""
     data = ImageData(
@@ -70,7 +85,6 @@ def load(name: str, data_dir: pathlib.Path | None, image_size: int | None) -> Im
         class_names=tuple(info.features[label_key].names),
         train=read(train_split),
         test=read(test_split),
-        skipped=(),
         licence=licence or "unstated by TFDS; see the source",
         source=f"TFDS {info.full_name}, {info.homepage}",
     )
@@ -96,7 +110,7 @@ def _check_reachable(builder: Any) -> None:
 
 
 def _first_line(e: Exception) -> str:
-    text = str(e).strip()
+    text = re.sub(r"\{\{.*?\}\} ?", "", str(e)).strip()  # TensorFlow's name of the failing node
     return f"{type(e).__name__}: {text.splitlines()[0] if text else ''}"
 
 
@@ -130,12 +144,13 @@ def _read(name: str, rows: Any, count: int, image_size: int | None) -> Images:
     labels = np.empty(count, np.int32)
     n = 0
     for image, label in rows:
-        if image_size is not None:
-            image = to_array(resize_image(to_pil(image), image_size))
         if n == 0:
-            shape = (count, *image.shape)
+            height, width, channels = image.shape
+            shape = (count, image_size or height, image_size or width, channels)
             check_fits_memory(f"tfds:{name}", shape)
             images = np.empty(shape, np.uint8)
+        if image_size is not None:
+            image = to_array(resize_image(to_pil(image), image_size))
         if image.shape != images.shape[1:]:
             raise UserError(
                 f"data set 'tfds:{name}': images differ in size ({images.shape[1:]} and "
@@ -145,6 +160,4 @@ def _read(name: str, rows: Any, count: int, image_size: int | None) -> Images:
             raise UserError(f"data set 'tfds:{name}': a split has no labels (label {label})")
         images[n], labels[n] = image, label
         n += 1
-    if n == 0:
-        raise UserError(f"data set 'tfds:{name}': a split is empty")
     return Images(images[:n], labels[:n])

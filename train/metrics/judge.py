@@ -126,7 +126,7 @@ class Judge:
         where = folder(data_set_name)
         buffer = io.BytesIO()
         weights = {f"{i:02d}": w for i, w in enumerate(self._network.get_weights())}
-        np.savez_compressed(buffer, allow_pickle=False, **weights)
+        np.savez_compressed(buffer, **weights)
         try:
             files.atomic_write(where / "weights.npz", buffer.getvalue())
             # The card comes last: `load` takes a folder without one for absent.

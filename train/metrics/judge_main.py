@@ -17,6 +17,7 @@ from train import card
 from train import data as data_sets
 from train.metrics import distances, generative, judge
 from zoo import binary
+from zoo.errors import UserError
 
 _DATA = flags.DEFINE_string("data", None, "data set, as train.main names it", required=True)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "where named data sets keep their files")
@@ -24,11 +25,18 @@ _IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "side in pixels; none: as
 _EPOCHS = flags.DEFINE_integer("epochs", 6, "passes over the training images", 1)
 _AUGMENT = flags.DEFINE_boolean("augment", False, "random flips and shifts: for small sets")
 _SEED = flags.DEFINE_integer("seed", 0, "of everything random", 0)
+_FEWEST = 4  # precision and recall look at the third neighbour
 
 
 def main(argv: list[str]) -> None:
     del argv  # zoo.binary has refused any
     data = data_sets.load(_DATA.value, data_dir=_DATA_DIR.value, image_size=_IMAGE_SIZE.value)
+    for split, images in (("training", data.train), ("test", data.test)):
+        if len(images.labels) < _FEWEST:
+            raise UserError(
+                f"data set '{_DATA.value}' has {len(images.labels)} {split} images, but the REAL row needs "
+                f"{_FEWEST} or more: add some, or choose a larger set"
+            )
     start = time.perf_counter()
     trained = judge.train(
         data.train.images,

@@ -19,7 +19,7 @@ def get_config() -> Config:
             name="paintings", image_size=64, batch_size=32, augment=Augment(flip=True)
         ),
         optimizer=Optimizer(learning_rate=2e-4, beta_1=0.5, schedule=Schedule.LINEAR_TAIL),
-        steps=8000,
+        steps=4500,
         steps_per_execution=25,
-        eval_every=4000,
+        eval_every=1500,
     )
