@@ -28,7 +28,7 @@ SERVE = [
     *TENSORFLOW,
     "grpcio-health-checking>=1.74,<2",
     "grpcio-reflection>=1.74,<2",
-    "Pillow>=11",  # the client's --save_png
+    "Pillow>=11",
     "tensorflow-serving-api>=2.20,<2.22",  # pulls tensorflow by name: never in the client's base
 ]
 DEV = [

@@ -1,1 +1,1 @@
-"""How models are exported, pushed, served and called; importing this package is light."""
+"""How models are exported, served and called; importing this package is light."""

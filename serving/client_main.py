@@ -29,6 +29,7 @@ import base64
 import json
 import math
 import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from serving import errors, tensors
+from serving import errors, png, tensors
 from serving.client import Client, Signature, TensorSpec
 
 _SERVER_FAILED = 1
@@ -59,7 +60,14 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_list(
         "outputs", [], "Wanted outputs, comma-separated; none = all.", flag_values=own
     )
-    flags.DEFINE_integer("version", None, "Model version; none = the newest.", flag_values=own)
+    flags.DEFINE_integer(
+        "version",
+        None,
+        "Model version; none = the newest.",
+        lower_bound=0,
+        upper_bound=2**63 - 1,  # it travels as an int64
+        flag_values=own,
+    )
     flags.DEFINE_string("label", None, "Version label, instead of a version.", flag_values=own)
     flags.DEFINE_float("timeout", 60.0, "Seconds per call.", flag_values=own)
     flags.DEFINE_string("output_dir", None, "Folder for the outputs.", flag_values=own)
@@ -97,6 +105,12 @@ def _run(words: list[str], options: flags.FlagValues) -> None:
             f"expected {' or '.join(commands)} and a model's name, given "
             f"{' '.join(words) or 'nothing'} (--help explains)"
         )
+    sent = [words[1], options.server, options.signature, options.label or "", *options.outputs]
+    for text in sent:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{text!r} is not UTF-8, as names on a server are") from None
     with Client.connect(options.server, timeout=options.timeout) as client:
         commands[words[0]](client, words[1], options)
 
@@ -248,12 +262,9 @@ def _as_rows(value: Any, spec: TensorSpec) -> np.ndarray:
 def _read_file(name: str, spec: TensorSpec) -> np.ndarray:
     path, _, key = name.partition(".npz:")
     if key:
-        with np.load(f"{path}.npz") as archive:
-            if key not in archive:
-                raise ValueError(f"{path}.npz has no array {key!r}, it has {archive.files}")
-            return archive[key]
+        return _read_array(f"{path}.npz", key)
     if name.endswith(".npy"):
-        return np.load(name)
+        return _read_array(name)
     if spec.dtype == "string":
         return _as_rows(np.array(Path(name).read_bytes(), dtype=object), spec)
     if Path(name).suffix.lower() in _PICTURE_SUFFIXES:
@@ -261,13 +272,41 @@ def _read_file(name: str, spec: TensorSpec) -> np.ndarray:
     raise ValueError(f"{name}: expected .npy, .npz:key, .png or .jpg for a {spec.dtype} input")
 
 
+def _read_array(path: str, key: str | None = None) -> np.ndarray:
+    """The array of a .npy file, or the one called `key` of a .npz archive."""
+    with open(path, "rb") as file:
+        try:
+            if key is None:
+                return np.lib.format.read_array(file)
+            with zipfile.ZipFile(file) as archive:
+                names = [name.removesuffix(".npy") for name in archive.namelist()]
+                if key in names:
+                    with archive.open(f"{key}.npy") as member:
+                        return np.lib.format.read_array(member)
+        # Damaged files make numpy and zipfile raise a dozen kinds, TokenError and EOFError among them.
+        except Exception as error:
+            kind = "no .npy file" if key is None else "no .npz archive"
+            reason = str(error) or type(error).__name__
+            raise ValueError(f"{path} is damaged or {kind}: {reason}") from None
+    raise ValueError(f"{path} has no array {key!r}, it has {', '.join(names) or 'none'}")
+
+
 def _read_picture(name: str, spec: TensorSpec) -> np.ndarray:
     """[1, H, W, C]; C as the signature says, else 3. Floats in [0, 1], or uint8 as stored."""
-    from PIL import Image  # only who reads or writes pictures needs Pillow
+    try:
+        from PIL import Image  # not in the base install: only who reads pictures needs it
+    except ImportError:
+        raise UsageError("reading pictures needs Pillow: pip install Pillow") from None
 
     channels = spec.shape[-1] if spec.shape else 3
-    with Image.open(name) as picture:
-        pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+    try:
+        with Image.open(name) as picture:
+            pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+    except FileNotFoundError:
+        raise
+    # A damaged file is any of these to Pillow.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name} is no readable picture: {error}") from None
     pixels = pixels.reshape(1, *pixels.shape[:2], -1)  # [1, H, W, C]
     if spec.dtype == "uint8":
         return pixels
@@ -314,22 +353,19 @@ def _is_pictures(array: np.ndarray) -> bool:
 
 
 def _write_pictures(name: str, array: np.ndarray, folder: Path, grid_path: Path) -> list[str]:
-    from PIL import Image  # only who reads or writes pictures needs Pillow
-
     pixels = np.round(array.astype(np.float32) * 255).astype(np.uint8)
-    pixels = np.repeat(pixels, 3 // pixels.shape[-1], axis=-1)  # [B, H, W, 3]
     paths = []
     for row, picture in enumerate(pixels):
         path = folder / f"{name}_{row:03}.png"
-        Image.fromarray(picture).save(path)
+        path.write_bytes(png.encode(picture))
         paths.append(str(path))
-    count, height, width, _ = pixels.shape
+    count, height, width, channels = pixels.shape
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
-    grid = np.full((rows * columns, height, width, 3), 255, np.uint8)
+    grid = np.full((rows * columns, height, width, channels), 255, np.uint8)
     grid[:count] = pixels
-    grid = grid.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
-    Image.fromarray(grid.reshape(rows * height, columns * width, 3)).save(grid_path)
+    grid = grid.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    grid_path.write_bytes(png.encode(grid.reshape(rows * height, columns * width, channels)))
     return [*paths, str(grid_path)]
 
 

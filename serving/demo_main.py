@@ -7,6 +7,7 @@ would run; this file only runs them, calls the server and draws.
 
 import json
 import pathlib
+import re
 import shlex
 import shutil
 import subprocess
@@ -16,14 +17,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from PIL import Image, ImageDraw, ImageFont
 
 from serving import client as client_lib
 from serving import errors, launch
+from zoo import binary
+from zoo.errors import UserError
 
 _OUT_DIR = flags.DEFINE_string(
-    "out_dir", "demo", "Folder for the pictures; its runs/ and models/ are made anew each time."
+    "out_dir",
+    "demo",
+    "Folder for the pictures; gan_digits and cnn_digits in its runs/ and models/ are made anew each time.",
 )
 
 GAN, CNN = "gan_digits", "cnn_digits"
@@ -32,9 +37,11 @@ SAMPLES_PER_DIGIT = 100
 _SCALE, _MARGIN, _CAPTION, _TITLE = 6, 6, 16, 40
 _RIGHT, _WRONG, _INK, _PAPER = (46, 125, 50), (198, 40, 40), (33, 33, 33), (250, 250, 250)
 
-
-class StageFailed(Exception):
-    """A binary of the line ended with an error; it has said itself what is wrong."""
+# What TensorFlow prints when it starts, before any level can be set: nothing a user can act on.
+_CHATTER = re.compile(
+    rb"[IW]0000 |E0000 .*(cuda|cuInit)|To enable the following instructions"
+    rb"|WARNING: All log messages before absl::InitializeLog\(\)"
+)
 
 
 @contextmanager
@@ -46,11 +53,32 @@ def _stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
     print(f"== {name}: {seconds[name]} s", flush=True)
 
 
-def _run(*arguments: str) -> None:
+def run_stage(*arguments: str) -> None:
+    """Runs a binary of the line; ends the demo with the binary's exit status where that is not 0."""
     command = [sys.executable, "-m", *arguments]
     print(f"$ python {shlex.join(command[1:])}", flush=True)
-    if subprocess.run(command, check=False).returncode:
-        raise StageFailed(f"`python {shlex.join(command[1:])}` failed")
+    # Standard output is the terminal's own, for the progress bar.
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        try:
+            for line in process.stderr:
+                if not _CHATTER.match(line):
+                    sys.stderr.buffer.write(line)
+                    sys.stderr.flush()
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode < 0:
+        raise UserError(f"python {shlex.join(command[1:])} was ended by signal {-process.returncode}")
+    if process.returncode:
+        sys.exit(process.returncode)  # the binary has said itself what is wrong
+
+
+def clear(out: pathlib.Path) -> None:
+    """Removes what an earlier demo made of the two models; other runs and models are the user's."""
+    for folder in (out / parent / preset for parent in ("runs", "models") for preset in (GAN, CNN)):
+        if folder.exists():
+            shutil.rmtree(folder)
 
 
 def _test_accuracy(workdir: pathlib.Path) -> float:
@@ -102,20 +130,23 @@ def _ask(client: client_lib.Client) -> tuple[np.ndarray, list[str], np.ndarray]:
 def main(_: list[str]) -> None:
     out = pathlib.Path(_OUT_DIR.value)
     runs, models = out / "runs", out / "models"
-    for made_by_the_demo in (runs, models):
-        shutil.rmtree(made_by_the_demo, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+    clear(out)
     seconds: dict[str, float] = {}
     start = time.monotonic()
     for preset, stage in ((CNN, "train the classifier"), (GAN, "train the GAN")):
         with _stage(stage, seconds):
-            _run("train.main", f"--config={preset}", f"--workdir={runs / preset}")
+            run_stage("train.main", f"--config={preset}", f"--workdir={runs / preset}")
     for preset, stage in ((CNN, "export the classifier"), (GAN, "export the GAN")):
         with _stage(stage, seconds):
-            _run("serving.export_main", f"--workdir={runs / preset}", f"--base_dir={models}")
+            run_stage("serving.export_main", f"--workdir={runs / preset}", f"--base_dir={models}")
     with _stage("serve and ask", seconds):
         served = {name: (models / name).resolve() for name in (CNN, GAN)}
-        with launch.launch(served) as server, client_lib.Client.connect(server.address) as client:
-            image, verdict, asked = _ask(client)
+        try:
+            with launch.launch(served) as server, client_lib.Client.connect(server.address) as client:
+                image, verdict, asked = _ask(client)
+        except errors.ServingError as error:
+            raise UserError(str(error)) from error
     agreement = float(np.mean([v == str(a) for v, a in zip(verdict, asked, strict=True)]))
 
     shown = GALLERY_ROWS * 10
@@ -126,6 +157,7 @@ def main(_: list[str]) -> None:
     )
     sheet.save(out / "gallery.png")
     accuracy = _test_accuracy(runs / CNN)
+    digits = json.loads((runs / GAN / "card.json").read_text())["data"]["train_images"]
     summary = {
         "agreement": agreement,
         "samples": len(verdict),
@@ -137,7 +169,7 @@ def main(_: list[str]) -> None:
 
     python = shlex.quote(sys.executable)
     print(f"""
-A GAN and a classifier were trained on 1,437 real 8x8 digits, exported and served in
+A GAN and a classifier were trained on {digits:,} real 8x8 digits, exported and served in
 {summary["total_seconds"]} s. The classifier reads {accuracy:.1%} of the held-out real digits right,
 and {agreement:.1%} of {len(verdict):,} generated ones as the digit that was asked for.
 
@@ -157,10 +189,10 @@ Try next:
 def run() -> None:
     """The console script."""
     try:
-        app.run(main)
-    except (StageFailed, errors.ServingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        binary.run(main)
+    except KeyboardInterrupt:
+        print("interrupted: the next demo begins anew", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

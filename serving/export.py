@@ -6,12 +6,14 @@ here holds nothing but the raw variables that the signatures use, and every expo
 process by `serving.portable` before it gets its version number.
 """
 
+import contextlib
 import json
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
+import time
 import uuid
 from typing import Any
 
@@ -24,6 +26,9 @@ from zoo.errors import UserError
 
 WARMUP = "tf_serving_warmup_requests"  # the name that TensorFlow Serving looks for
 GOLDEN = "golden_requests"
+
+# What a killed export left is rubbish for sure once no running one can be as old.
+_ABANDONED_SECONDS = 24 * 3600
 
 
 def export(
@@ -51,15 +56,28 @@ def export(
     parent.mkdir(parents=True, exist_ok=True)
     incoming = parent / f".incoming-{uuid.uuid4().hex}"
     try:
+        _remove_abandoned(parent)
         _write(model, incoming, name, card)
         _prove(incoming)
-        _sync(incoming)
-        return _publish(incoming, parent)
+        # A rename is durable only if what it names is: every file is flushed first, the folder last.
+        for path in [*incoming.rglob("*"), incoming]:
+            _sync(path)
+        version = _publish(incoming, parent)
+        _sync(parent)
+        return version
     except (tf.errors.OpError, OSError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(f"cannot write the export to {parent} ({reason})") from error
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
+
+
+def _remove_abandoned(parent: pathlib.Path) -> None:
+    for left in parent.glob(".incoming-*"):
+        # Another exporter may publish or remove it meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _write(model: base.Model, directory: pathlib.Path, name: str, card: dict[str, Any]) -> None:
@@ -116,12 +134,15 @@ def _describe(function: Any) -> dict[str, Any]:
 
 def _prove(directory: pathlib.Path) -> None:
     """Runs `serving.portable` in a process that has never seen the model or Keras."""
+    # The package may be a checkout that is only on this process's path.
+    root = str(pathlib.Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     proof = subprocess.run(
         [sys.executable, "-m", "serving.portable", str(directory)],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        env={**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"},
     )
     if proof.returncode:
         reasons = [x for x in proof.stdout.splitlines() if x.startswith("portable: ")]
@@ -129,14 +150,13 @@ def _prove(directory: pathlib.Path) -> None:
         raise UserError(f"the export is not portable, nothing was published: {reason}")
 
 
-def _sync(directory: pathlib.Path) -> None:
-    """A rename is durable only if what it names is: flush every file first."""
-    for path in [*directory.rglob("*"), directory]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def _sync(path: pathlib.Path) -> None:
+    """Returns once a file, or a folder's list of names, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _publish(incoming: pathlib.Path, parent: pathlib.Path) -> pathlib.Path:

@@ -1,6 +1,8 @@
 """Exports a model for serving: `python -m serving.export_main --pretrained=gan_fashion --base_dir=models`."""
 
+import json
 import pathlib
+from typing import Any
 
 from absl import flags
 
@@ -16,8 +18,6 @@ _BASE_DIR = flags.DEFINE_string(
 
 def main(_: list[str]) -> None:
     workdir, preset = _WORKDIR.value, _PRETRAINED.value
-    import json
-
     import zoo
     from serving import export
     from zoo import pretrained
@@ -30,10 +30,20 @@ def main(_: list[str]) -> None:
         model, card = trained.model, {k: trained.config[k] for k in ("name", "family", "model")}
         path = pathlib.Path(workdir) / "card.json"
         if path.exists():
-            card = json.loads(path.read_text())
+            card = read_card(path)
     else:
         raise UserError("exactly one of --pretrained=<preset> and --workdir=<dir> is expected")
     print(export.export(model, pathlib.Path(_BASE_DIR.value), card["name"], card))
+
+
+def read_card(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        card = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    if not isinstance(card, dict) or not isinstance(card.get("name"), str):
+        raise UserError(f"{path} is no model card: expected a JSON object with a name")
+    return card
 
 
 def run() -> None:

@@ -81,13 +81,20 @@ class Server:
             self._server, self._repository, options.enable_grpc_healthcheck_service
         )
 
-    def start(self) -> None:
-        """Loads the models, then opens the ports: an open port means the models are available.
+    def load(self) -> None:
+        """Loads the models; waits for ever for one without any version, as upstream.
 
         Raises:
-          tf.errors.OpError: a model failed, or an address cannot be bound.
+          tf.errors.OpError: a model failed.
         """
         self._repository.start()
+
+    def open(self) -> None:
+        """Opens the ports: once the models are loaded, so that an open port means they are available.
+
+        Raises:
+          tf.errors.OpError: an address cannot be bound.
+        """
         addresses = []
         if self._options.port:
             addresses.append(f"0.0.0.0:{self._options.port}")

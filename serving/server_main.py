@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import os
 import signal
 import sys
 import threading
 from dataclasses import dataclass
+from types import FrameType
 
 # How long requests in flight may take to finish after SIGTERM.
 _DRAIN_SECONDS = 60.0
 
 _FAILED = 255
+_NOT_INSTALLED = 1
+_INTERRUPTED = 130  # as shells report SIGINT
 
 
 @dataclass(frozen=True)
@@ -163,18 +167,28 @@ def main(argv: list[str] | None = None) -> int:
         print(usage(program), end="")
         return _FAILED
     if values.pop("version"):
-        for name, package in (("ModelServer", "tensorflow-serving-api"), ("Library", "tensorflow")):
-            print(f"TensorFlow {name}: {importlib.metadata.version(package)}")
+        try:
+            server_version = importlib.metadata.version("tensorflow-serving-api")
+            library_version = importlib.metadata.version("tensorflow")
+        except importlib.metadata.PackageNotFoundError:
+            return _not_installed()
+        print(f"TensorFlow ModelServer: {server_version}\nTensorFlow Library: {library_version}")
         return 0
     if unknown:
         for argument in unknown:
             print(f"unknown argument: {argument}")
         print(usage(program), end="", flush=True)
 
-    # Only now: TensorFlow takes seconds to import, which no wrong flag should have to wait for.
-    import tensorflow as tf
+    # Before the first thing that takes long: the import, and then the wait for the models.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end_at_once)
+    try:
+        # Only now: TensorFlow takes seconds to import, which no wrong flag should have to wait for.
+        import tensorflow as tf
 
-    from serving import repository, server
+        from serving import repository, server
+    except ModuleNotFoundError:
+        return _not_installed()
 
     logging.basicConfig(
         level=logging.INFO,
@@ -185,16 +199,30 @@ def main(argv: list[str] | None = None) -> int:
     tf.get_logger().setLevel(logging.ERROR)
     try:
         running = server.Server(server.Options(**values))  # type: ignore[arg-type]
-        running.start()
+        running.load()
+        # From the first request on there may be some in flight.
+        asked_to_stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: asked_to_stop.set())
+        running.open()
     except tf.errors.OpError as error:
         print(f"Failed to start server. Error: {repository.status_text(error)}", flush=True)
         return _FAILED
-    asked_to_stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: asked_to_stop.set())
     asked_to_stop.wait()
     running.stop(_DRAIN_SECONDS)
     return 0
+
+
+def _not_installed() -> int:
+    print("error: the server needs TensorFlow: pip install 'atelier[serve]'", file=sys.stderr)
+    return _NOT_INSTALLED
+
+
+def _end_at_once(number: int, _: FrameType | None) -> None:
+    """Nothing is served yet, so nothing has to finish, not even a load in another thread."""
+    # Not print: the signal may have come in the middle of another one.
+    os.write(sys.stderr.fileno(), b"Stopped before the models were available.\n")
+    os._exit(0 if number == signal.SIGTERM else _INTERRUPTED)
 
 
 if __name__ == "__main__":

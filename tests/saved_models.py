@@ -5,7 +5,9 @@ Test modules name this file in `pytest_plugins`: so its fixtures are shared by a
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,11 @@ import pytest
 import tensorflow as tf
 
 from serving.launch import LaunchedServer, launch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# What `pip install atelier` brings: BASE of setup.py, and grpcio's one requirement.
+BASE_INSTALL = ("absl-py", "grpcio", "numpy", "protobuf", "typing_extensions")
 
 CONFIG = """
 model_config_list {{
@@ -31,6 +38,20 @@ model_config_list {{
   }}
 }}
 """
+
+
+@pytest.fixture(scope="session")
+def base_install(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[str, str]]:
+    """(command, environment) of a Python that has this package's base install and nothing else."""
+    folder = tmp_path_factory.mktemp("site")
+    for package in BASE_INSTALL:
+        files = importlib.metadata.distribution(package)
+        for name in {path.parts[0] for path in files.files or [] if path.parts[0] != ".."}:
+            source = Path(str(files.locate_file(name)))
+            if not (folder / name).exists() and source.exists():
+                (folder / name).symlink_to(source)
+    # -S: no site-packages.
+    return [sys.executable, "-S"], {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
 
 
 @pytest.fixture(scope="session")

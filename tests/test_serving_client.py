@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 import saved_models
 from PIL import Image
 
-from serving import client_main, errors
+from serving import client_main, errors, png
 from serving.client import Client
 from serving.launch import LaunchedServer
 
@@ -285,10 +287,59 @@ def test_cli_writes_pictures_a_grid_and_arrays(ask, tmp_path):
     assert all(f"{folder}/{name}" in out for name in names)
     with Image.open(folder / "image_000.png") as picture:
         assert picture.size == (4, 4)
-        assert picture.getpixel((0, 0)) == (51, 51, 51)  # 0.2 of 255
+        assert picture.getpixel((0, 0)) == 51  # 0.2 of 255
     with Image.open(folder / "grid.png") as grid:
         assert grid.size == (8, 8)
     assert np.load(folder / "y.npy").tolist() == [12, 6, 0]
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (3, 5, 1), (4, 2, 3), (1, 1)])
+def test_png_holds_the_pixels(shape, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    (tmp_path / "x.png").write_bytes(png.encode(pixels))
+    with Image.open(tmp_path / "x.png") as picture:
+        assert picture.mode == ("RGB" if shape[-1] == 3 and len(shape) == 3 else "L")
+        assert np.array_equal(np.asarray(picture), pixels.reshape(np.asarray(picture).shape))
+
+
+@pytest.mark.parametrize(
+    "pixels", [np.zeros((2, 2)), np.zeros((2, 2, 4), np.uint8), np.zeros((0, 2), np.uint8)]
+)
+def test_png_refuses_what_it_cannot_hold(pixels):
+    with pytest.raises(ValueError, match="expected pixels uint8"):
+        png.encode(pixels)
+
+
+def test_cli_writes_colour_pictures_in_colour(tmp_path):
+    red = np.zeros((2, 3, 4, 3), np.float32)
+    red[..., 0] = 1
+    files = client_main.write_outputs({"image": red}, tmp_path)["image"]
+    for path, size in zip(files, [(4, 3), (4, 3), (8, 3)], strict=True):
+        with Image.open(path) as picture:
+            assert (picture.size, picture.getpixel((0, 0))) == (size, (255, 0, 0))
+
+
+def test_cli_in_a_base_install_writes_pictures_and_cannot_read_them(running, base_install, tmp_path):
+    Image.new("RGB", (3, 1)).save(tmp_path / "x.png")
+    python, environment = base_install
+
+    def run(value: str) -> subprocess.CompletedProcess[str]:
+        arguments = ["predict", "dense", "--input", f"x={value}", f"--output_dir={tmp_path}/out"]
+        return subprocess.run(
+            [*python, "-m", "serving.client_main", *arguments, f"--server={running.address}"],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+
+    written = run("[[1,2,3]]")
+    assert written.returncode == 0, written.stderr
+    with Image.open(tmp_path / "out" / "grid.png") as picture:
+        assert picture.getpixel((0, 0)) == 51
+    refused = run(f"@{tmp_path}/x.png")
+    assert refused.stderr == "error: reading pictures needs Pillow: pip install Pillow\n"
+    assert refused.returncode == 2
 
 
 def test_cli_writes_encoded_pictures_and_text_as_they_are(tmp_path):
@@ -333,11 +384,68 @@ def test_cli_metadata_and_status(ask):
         (["predict"], 2, "expected predict or metadata or status and a model's name"),
         (["dance", "dense"], 2, "given dance dense"),
         (["predict", "dense", "--nope"], 2, "nope"),
+        (["status", "dense", "--version=99999999999999999999"], 2, "--version=99999999999999999999"),
+        (["status", "dense", "--version=9223372036854775807"], 1, "Could not find version"),
+        (["status", "dense", "--version=-1"], 2, "--version=-1"),
+        (["status", "d\udcff"], 2, r"'d\udcff' is not UTF-8"),
+        (["predict", "dense", "--signature=\udcff"], 2, "is not UTF-8"),
+        (["predict", "dense", "--outputs=y,\udcff"], 2, "is not UTF-8"),
     ],
 )
 def test_cli_mistakes_are_one_line_and_a_status(ask, arguments, status, message):
     got, out, err = ask(*arguments)
     assert (got, out) == (status, "")
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert message in err
+
+
+def _damaged_files(folder: Path) -> None:
+    array = np.ones((1, 3), np.float32)
+    np.save(folder / "good.npy", array)
+    np.savez(folder / "good.npz", a=array)
+    good, archive = (folder / "good.npy").read_bytes(), (folder / "good.npz").read_bytes()
+    (folder / "empty.npy").touch()
+    (folder / "text.npy").write_text("1 2 3")
+    (folder / "cut.npy").write_bytes(good[:-1])
+    (folder / "header.npy").write_bytes(good.replace(b"}", b"("))
+    np.save(folder / "objects.npy", np.array([{}], object), allow_pickle=True)
+    (folder / "empty.npz").touch()
+    (folder / "cut.npz").write_bytes(archive[: len(archive) // 2])
+    (folder / "flipped.npz").write_bytes(archive.replace(array.tobytes(), bytes(array.nbytes)))
+    (folder / "renamed.npz").write_bytes(good)
+    with zipfile.ZipFile(folder / "other.npz", "w") as other:
+        other.writestr("a", b"no array")
+    Image.new("L", (64, 64)).save(folder / "whole.png")
+    picture = (folder / "whole.png").read_bytes()
+    (folder / "cut.png").write_bytes(picture[: len(picture) // 2])
+    (folder / "text.png").write_text("no picture")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("empty.npy", "empty.npy is damaged or no .npy file: EOF"),
+        ("text.npy", "text.npy is damaged or no .npy file: "),
+        ("cut.npy", "cut.npy is damaged or no .npy file: "),
+        ("header.npy", "header.npy is damaged or no .npy file: "),
+        ("objects.npy", "objects.npy is damaged or no .npy file: Object arrays cannot be loaded"),
+        ("empty.npz:a", "empty.npz is damaged or no .npz archive: File is not a zip file"),
+        ("cut.npz:a", "cut.npz is damaged or no .npz archive: File is not a zip file"),
+        ("flipped.npz:a", "flipped.npz is damaged or no .npz archive: Bad CRC-32"),
+        ("renamed.npz:a", "renamed.npz is damaged or no .npz archive: File is not a zip file"),
+        ("other.npz:a", "other.npz is damaged or no .npz archive: "),
+        ("good.npz:b", "good.npz has no array 'b', it has a"),
+        ("none.npz:a", "none.npz"),
+        ("cut.png", "cut.png is no readable picture: "),
+        ("text.png", "text.png is no readable picture: "),
+        ("none.png", "No such file or directory"),
+        ("good.txt", "expected .npy, .npz:key, .png or .jpg"),
+    ],
+)
+def test_cli_files_that_cannot_be_read_are_one_line(ask, tmp_path, value, message):
+    _damaged_files(tmp_path)
+    status, out, err = ask("predict", "dense", "--input", f"x=@{tmp_path}/{value}")
+    assert (status, out) == (2, "")
     assert err.startswith("error: ") and err.count("\n") == 1
     assert message in err
 

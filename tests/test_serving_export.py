@@ -1,10 +1,13 @@
 """Exports keep the signature contract, in processes that have never seen the model or Keras."""
 
+import dataclasses
 import json
 import os
 import pathlib
+import resource
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ import tiny
 
 import zoo
 from serving import client as client_lib
-from serving import export, launch, portable
+from serving import errors, export, export_main, launch, portable
 from zoo.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -96,10 +99,17 @@ def test_same_seed_same_answer_in_a_fresh_process_both_loaders_any_batch(exporte
             assert np.array_equal(answers[name], answers[other]), name
 
 
-def test_options_have_defaults_in_the_signature(exported):
-    family, _, version = exported
-    optional = {"gan": ("sample", {"label", "truncation"}), "cnn": ("explain", {"class_id"})}
-    signature, names = optional[family]
+# Family → a signature of it and the inputs that may be left out; only families that have some.
+OPTIONAL = {"gan": ("sample", {"label", "truncation"}), "cnn": ("explain", {"class_id"})}
+
+
+@pytest.mark.parametrize(
+    ("exported", "signature", "names"),
+    [(family, *row) for family, row in OPTIONAL.items()],
+    indirect=["exported"],
+)
+def test_options_have_defaults_in_the_signature(exported, signature, names):
+    _, _, version = exported
     meta = portable._saved_model(version).meta_graphs[0].signature_def[signature]
     assert set(meta.defaults) == names
     inputs, _ = portable.golden_requests(version)[signature]
@@ -117,6 +127,124 @@ def test_a_served_export_answers_its_golden_requests(exported):
         for signature, (inputs, expected) in portable.golden_requests(version).items():
             got = client.predict(family, inputs, signature=signature)
             assert portable.compare(signature, got, expected, 1e-5) == []
+
+
+# Family → a signature of it, inputs that only the graph can refuse, and the op's own words.
+REFUSED = {
+    "cnn": ("classify_bytes", {"image_bytes": [b"no picture"]}, "Unknown image file format"),
+    "gan": ("sample", {"seed": [0, 1], "label": [3, 10]}, "a label is outside the range"),
+}
+
+
+@pytest.mark.parametrize(
+    ("exported", "signature", "inputs", "words"),
+    [(family, *row) for family, row in REFUSED.items()],
+    indirect=["exported"],
+)
+def test_values_that_the_graph_refuses_are_the_client_s_error_and_the_server_goes_on(
+    exported, signature, inputs, words
+):
+    family, _, version = exported
+    good, expected = portable.golden_requests(version)[signature]
+    with (
+        launch.launch((family, version.parent)) as server,
+        client_lib.Client.connect(server.address) as client,
+    ):
+        with pytest.raises(errors.InvalidInput, match=words):
+            client.predict(family, inputs, signature=signature)
+        got = client.predict(family, good, signature=signature)
+        assert portable.compare(signature, got, expected, 1e-5) == []
+
+
+def test_weights_that_are_stored_twice_are_found(tmp_path):
+    kernel = tf.random.stateless_normal([4, 3], [0, 0])
+    module = tf.Module()
+    module.one, module.other = tf.Variable(kernel), tf.Variable(kernel + 1)
+    module.bias, module.second_bias = tf.Variable(tf.zeros(3)), tf.Variable(tf.zeros(3))
+    tf.saved_model.save(module, str(tmp_path / "once"))
+    assert portable.duplicate_weights(tmp_path / "once") == []
+    module.copy = tf.Variable(kernel)
+    tf.saved_model.save(module, str(tmp_path / "twice"))
+    (fault,) = portable.duplicate_weights(tmp_path / "twice")
+    assert "one/" in fault and "copy/" in fault
+
+
+def test_only_old_remains_of_a_killed_export_are_removed(tmp_path):
+    old, running = (tmp_path / "gan" / f".incoming-{name}" for name in ("old", "running"))
+    for folder in (old, running):
+        folder.mkdir(parents=True)
+    two_days_ago = time.time() - 2 * 24 * 3600
+    os.utime(old, (two_days_ago, two_days_ago))
+    export.export(zoo.build("gan", tiny.CONFIGS["gan"]), tmp_path, "gan", CARD)
+    assert sorted(os.listdir(tmp_path / "gan")) == [".incoming-running", "1"]
+
+
+# The binary of a checkout that is on nobody's path but this process's, and nowhere near its folder.
+ELSEWHERE = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from serving import export_main
+export_main.run()
+"""
+
+
+def test_a_checkout_exports_from_any_folder_and_a_full_disk_is_one_line(exported, tmp_path):
+    family, model, _ = exported
+    workdir, base = _workdir(tmp_path, family, model), tmp_path / "models"
+
+    def run(**options):
+        return subprocess.run(
+            [sys.executable, "-c", ELSEWHERE, str(ROOT), f"--workdir={workdir}", f"--base_dir={base}"],
+            cwd=tmp_path,
+            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+            capture_output=True,
+            text=True,
+            **options,
+        )
+
+    # Files may not grow past a few blocks: what a full disk does to a write.
+    full = run(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000)))
+    assert full.returncode == 2
+    assert _complaints(full.stderr) == 1 and "Traceback" not in full.stderr
+    assert f"cannot write the export to {base / 'run'} (" in full.stderr
+    assert os.listdir(base / "run") == []
+    done = run()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{base / 'run' / '1'}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"name": "ru', "card.json is damaged: "),
+        ("\udcff", "card.json is damaged: "),
+        ("[]", "card.json is no model card"),
+        ('{"family": "gan"}', "card.json is no model card"),
+    ],
+)
+def test_a_damaged_card_names_its_file(tmp_path, text, reason):
+    path = tmp_path / "card.json"
+    path.write_text(text, errors="surrogateescape")
+    with pytest.raises(UserError, match=reason) as raised:
+        export_main.read_card(path)
+    assert str(raised.value).startswith(str(path)) and "\n" not in str(raised.value)
+
+
+def _workdir(folder, family, model):
+    """What a training run of the model leaves."""
+    workdir = folder / "run"
+    workdir.mkdir()
+    config = {"name": "run", "family": family, "model": dataclasses.asdict(model.config)}
+    (workdir / "config.json").write_text(json.dumps(config))
+    step = tf.Variable(1, dtype=tf.int64)
+    seconds = tf.Variable(0.0, dtype=tf.float64)
+    checkpoint = tf.train.Checkpoint(model=model, step=step, seconds=seconds)
+    tf.train.CheckpointManager(checkpoint, str(workdir / "checkpoints"), 1).save()
+    return workdir
+
+
+def _complaints(text):
+    return sum(line.startswith("error: ") for line in text.splitlines())
 
 
 def test_versions_only_grow(tmp_path):
@@ -181,6 +309,6 @@ def run_main(*flags):
 def test_a_mistake_is_one_line(flags, expected, tmp_path):
     done = run_main(*flags, f"--base_dir={tmp_path}")
     assert done.returncode == 2
-    assert "Traceback" not in done.stderr
+    assert _complaints(done.stderr) == 1 and "Traceback" not in done.stderr
     assert expected in done.stderr
     assert os.listdir(tmp_path) == []

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -491,6 +494,41 @@ def test_a_model_that_cannot_load_ends_the_start(tmp_path):
     ) in str(raised.value)
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_server_that_waits_for_its_model(tmp_path, number, status):
+    base = tmp_path / "empty"
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "serving.server_main", "--model_name=late"),
+            *("--port=0", f"--grpc_socket_path={tmp_path}/socket", f"--model_base_path={base}"),
+        ],
+        cwd=saved_models.ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    # It complains of the missing folder once it waits for it.
+    said = iter(process.stderr)
+    assert any(str(base) in line for line in said)
+    process.send_signal(number)
+    assert list(said) == ["Stopped before the models were available.\n"]
+    assert process.wait() == status
+
+
+@pytest.mark.parametrize("flag", ["--model_base_path=/models/m", "--version"])
+def test_a_base_install_has_no_server(base_install, tmp_path, flag):
+    python, environment = base_install
+    done = subprocess.run(
+        [*python, "-m", "serving.server_main", flag],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == "error: the server needs TensorFlow: pip install 'atelier[serve]'\n"
+    assert (done.returncode, done.stdout) == (1, "")
+
+
 def test_a_server_that_waits_for_its_model_is_given_up(tmp_path):
     with (
         pytest.raises(ServerNotStarted, match=r"not ready within 0\.5 s"),
@@ -586,7 +624,7 @@ def test_a_port_in_use_ends_the_start(model_base):
             port=taken.getsockname()[1], model_base_path=f"{model_base}/dense", model_name="dense"
         )
         with pytest.raises(tf.errors.InvalidArgumentError, match="Failed to BuildAndStart"):
-            server.Server(options).start()
+            server.Server(options).open()
 
 
 def test_a_run_past_its_timeout_is_stopped_with_upstream_s_text(model_base):
@@ -633,9 +671,16 @@ def test_flags_and_options_agree_on_names_and_defaults():
     assert values == vars(server.Options())
 
 
-def test_a_failed_start_is_reported_on_standard_output(capsys):
-    assert server_main.main(["server", "--model_base_path=relative"]) == 255
-    assert capsys.readouterr().out == (
+def test_a_failed_start_is_reported_on_standard_output():
+    # In a process of its own: the binary sets signal handlers.
+    done = subprocess.run(
+        [sys.executable, "-m", "serving.server_main", "--model_base_path=relative"],
+        cwd=saved_models.ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 255
+    assert done.stdout == (
         "Failed to start server. Error: INVALID_ARGUMENT: Expected model default to have an "
         "absolute path or URI; got base_path()=relative\n"
     )
