@@ -68,20 +68,26 @@ def _keep(model: base.Model, report: dict[str, Any], workdir: pathlib.Path) -> p
     path = workdir / "card.json"
     if not path.exists():
         raise UserError(f"{workdir} has no card.json: its run has not reached its last step")
-    previews = sorted((workdir / "previews").glob("*.png"))
-    if not previews:
-        raise UserError(f"{workdir} has no previews: the newest of them is kept beside the weights")
     card = workdir_lib.read_card(path)
     card["metrics"] = report["metrics"]
     if "real" in report:
         card["metrics_of_real_images"] = report["real"]
         card["judged_images"] = {"generated": report["n"], "test": report["n_test"]}
     card["evaluation"] = f"python -m train.evaluate_main --pretrained={card['name']} --data_dir=<dir>"
+    return pretrained.keep(model, card, _preview(workdir) if "real" in report else None)
+
+
+def _preview(workdir: pathlib.Path) -> bytes | None:
+    """The last preview of a generative model, small. A classifier's shows the data set's own images,
+    which are not ours to publish."""
+    previews = sorted((workdir / "previews").glob("*.png"))
+    if not previews:
+        return None
     preview = Image.open(previews[-1])
     preview.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
     encoded = io.BytesIO()
     preview.save(encoded, "PNG", optimize=True)
-    return pretrained.keep(model, card, encoded.getvalue())
+    return encoded.getvalue()
 
 
 def _preset(name: str) -> config_lib.Config:
