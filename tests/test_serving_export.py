@@ -16,7 +16,8 @@ import tiny
 
 import zoo
 from serving import client as client_lib
-from serving import errors, export, export_main, launch, portable
+from serving import errors, export, launch, portable
+from zoo import workdir as workdir_lib
 from zoo.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -213,20 +214,12 @@ def test_a_checkout_exports_from_any_folder_and_a_full_disk_is_one_line(exported
     assert done.stdout == f"{base / 'run' / '1'}\n"
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ('{"name": "ru', "card.json is damaged: "),
-        ("\udcff", "card.json is damaged: "),
-        ("[]", "card.json is no model card"),
-        ('{"family": "gan"}', "card.json is no model card"),
-    ],
-)
-def test_a_damaged_card_names_its_file(tmp_path, text, reason):
+@pytest.mark.parametrize("text", ['{"name": "ru', "\udcff", "[]", '{"family": "gan"}'])
+def test_a_damaged_card_names_its_file(tmp_path, text):
     path = tmp_path / "card.json"
     path.write_text(text, errors="surrogateescape")
-    with pytest.raises(UserError, match=reason) as raised:
-        export_main.read_card(path)
+    with pytest.raises(UserError, match="is no model card") as raised:
+        workdir_lib.read_card(path)
     assert str(raised.value).startswith(str(path)) and "\n" not in str(raised.value)
 
 

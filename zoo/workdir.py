@@ -59,7 +59,8 @@ def restore(checkpoint: tf.train.Checkpoint, directory: pathlib.Path) -> bool:
         return False
     try:
         checkpoint.restore(paths[-1]).assert_existing_objects_matched().expect_partial()
-    except (tf.errors.OpError, AssertionError, ValueError) as error:
+    except (tf.errors.OpError, AssertionError, ValueError, IndexError, RuntimeError) as error:
+        # The checkpoint reader raises built-in errors where the rest of TensorFlow has its own.
         reason = str(error).strip().splitlines()[0][:200]
         name = pathlib.Path(paths[-1]).name
         older = f"go on from {pathlib.Path(paths[-2]).name}" if len(paths) > 1 else "start anew"
