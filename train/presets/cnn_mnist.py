@@ -1,6 +1,8 @@
 """Classifier of MNIST's 28x28 digits.
 
 python -m train.main --config=cnn_mnist --workdir=runs/cnn_mnist --data_dir=<dir with mnist/>
+
+2 cores of AMD EPYC, 19 minutes while another training shared them: test accuracy 99.56 %.
 """
 
 from train.config import Config, Data, Optimizer, OptimizerName, Schedule

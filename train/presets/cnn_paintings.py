@@ -1,6 +1,8 @@
 """Classifier of six painting styles, 128x128, from scratch.
 
 python -m train.main --config=cnn_paintings --workdir=runs/cnn_paintings --data_dir=<dir with paintings/>
+
+2 cores of AMD EPYC, 33 minutes while another training shared them: test accuracy 78.3 %.
 """
 
 from train.config import Config, Data, Optimizer, OptimizerName, Schedule

@@ -1,6 +1,9 @@
 """Conditional GAN on MNIST.
 
 python -m train.main --config=gan_mnist --workdir=runs/gan_mnist --data_dir=<dir with mnist/>
+
+2 cores of AMD EPYC, 23 minutes while another training shared them: FD feat 2.07, recall .811,
+agreement .993.
 """
 
 from train.config import Config, Data, Optimizer, Schedule
