@@ -39,13 +39,13 @@ def main(_: list[str]) -> None:
     if preset is not None and workdir is None:
         card, model = pretrained.card(preset), zoo.from_pretrained(preset)
         output = pathlib.Path(_OUTPUT.value or f"evaluation_{preset}.json")
-        source = _preset(_CONFIG.value or preset).data
+        source = presets.load(_CONFIG.value or preset).data
     elif workdir is not None and preset is None:
         trained = workdir_lib.load(pathlib.Path(workdir))
         model, card = trained.model, trained.config
         output = pathlib.Path(_OUTPUT.value or f"{workdir}/evaluation.json")
         source = (
-            _preset(_CONFIG.value)
+            presets.load(_CONFIG.value)
             if _CONFIG.value
             else config_lib.read(pathlib.Path(workdir, "config.json"))
         ).data
@@ -88,13 +88,6 @@ def _preview(workdir: pathlib.Path) -> bytes | None:
     encoded = io.BytesIO()
     preview.save(encoded, "PNG", optimize=True)
     return encoded.getvalue()
-
-
-def _preset(name: str) -> config_lib.Config:
-    try:
-        return presets.load(name)
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def run() -> None:

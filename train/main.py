@@ -76,10 +76,7 @@ def _preset(argv: list[str]) -> config_lib.Config:
             asked = value or following
     if asked is None and not {"--help", "--helpfull", "--helpshort"} & set(argv):
         raise UserError(f"--config=<preset> is required; the presets are {', '.join(presets.names())}")
-    try:
-        return presets.load(asked or "gan_digits")
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    return presets.load(asked or "gan_digits")
 
 
 def run() -> None:

@@ -4,6 +4,7 @@ Nothing is measured here: the figures are those in `zoo/weights/*/card.json`, wr
 `train.evaluate_main --keep`, and in `tests/bench/results/`.
 """
 
+import io
 import json
 import pathlib
 
@@ -86,7 +87,9 @@ def picture() -> Image.Image:
 def main(_: list[str]) -> None:
     readme = ROOT / "README.md"
     atomic_write(readme, with_results(readme.read_text()).encode())
-    picture().save(PICTURE)
+    encoded = io.BytesIO()
+    picture().save(encoded, "PNG")
+    atomic_write(PICTURE, encoded.getvalue())
     print(f"wrote {readme} and {PICTURE}")
 
 

@@ -5,6 +5,7 @@ import importlib
 import pathlib
 
 from train.config import Config
+from zoo.errors import UserError
 
 
 def names() -> list[str]:
@@ -13,9 +14,9 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Config:
-    """A preset's configuration. Raises `ValueError` that lists the presets for an unknown name."""
+    """A preset's configuration. Raises `UserError` that lists the presets for an unknown name."""
     if name not in names():
         close = difflib.get_close_matches(name, names(), 1)
         hint = f" did you mean {close[0]}?" if close else ""
-        raise ValueError(f"unknown preset {name!r};{hint} the presets are {', '.join(names())}")
+        raise UserError(f"unknown preset {name!r};{hint} the presets are {', '.join(names())}")
     return importlib.import_module(f"train.presets.{name}").get_config()
