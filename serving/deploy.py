@@ -20,7 +20,7 @@ import yaml
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from serving.engine import OWN_FLAGS
+from serving.engine import OWN_FLAGS, TFSERVING_IMAGE
 
 Config: TypeAlias = model_server_config_pb2.ModelServerConfig
 Files: TypeAlias = dict[str, str]  # name, relative to the output folder -> text
@@ -53,7 +53,7 @@ _CLAIM = re.compile(r"pvc://([a-z0-9]([-.a-z0-9]*[a-z0-9])?)(/.*)?")
 
 _COMMAND = {"tfserving": "tensorflow_model_server", "embedded": "atelier-serve"}
 # embedded: serving/deploy/Dockerfile says how to build it.
-_IMAGE = {"tfserving": "tensorflow/serving:2.20.0", "embedded": "atelier-serve:latest"}
+_IMAGE = {"tfserving": TFSERVING_IMAGE, "embedded": "atelier-serve:latest"}
 
 # What a manifest sets itself.
 _OUR_FLAGS = {

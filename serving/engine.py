@@ -18,6 +18,7 @@ import shlex
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -25,21 +26,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
+import grpc
 from google.protobuf import text_format
 
-from serving import models_pb2
+from serving import config_pb2, models_pb2
 from serving.client import Client
-from serving.errors import ServerNotStarted, ServingError
+from serving.errors import ModelNotFound, ServerNotStarted, ServingError
 
 # Flags of the embedded server that tensorflow_model_server does not have.
 OWN_FLAGS = ("tolerate_failed_models", "import", "access_log", "rest_api_ssl", "engine")
 
 _BINARY = "tensorflow_model_server"
 _BINARY_VARIABLE = "ATELIER_TFSERVING_BINARY"
-_IMAGE = "tensorflow/serving"
+TFSERVING_IMAGE = "tensorflow/serving:2.20.0"
 _IMAGE_VARIABLE = "ATELIER_TFSERVING_IMAGE"
 
+_CANNOT_ASK = "cannot ask TensorFlow Serving whether it is available"
 _FAILED = 255  # as the server itself at start-up
 
 # From the stop signal on. Longer than the embedded server drains, shorter than `launch` waits.
@@ -154,8 +158,8 @@ def find(name: str) -> Engine | None:
     """The engine for --engine; None: the embedded server.
 
     "tfserving" is the binary of $ATELIER_TFSERVING_BINARY, else `tensorflow_model_server` on the PATH,
-    else Docker with the image $ATELIER_TFSERVING_IMAGE (tensorflow/serving); "auto" is that where it
-    is found, else None.
+    else Docker with the image $ATELIER_TFSERVING_IMAGE (else `TFSERVING_IMAGE`); "auto" is that where
+    it is found, else None.
 
     Raises:
       ServerNotStarted: "tfserving", and there is none of them; or another name.
@@ -199,7 +203,7 @@ def _docker() -> DockerEngine:
     if done.returncode:
         why = " ".join(done.stderr.split()) or f"status {done.returncode}"
         raise ServerNotStarted(f"Docker does not work: {why}")
-    image = os.environ.get(_IMAGE_VARIABLE) or _IMAGE
+    image = os.environ.get(_IMAGE_VARIABLE) or TFSERVING_IMAGE
     return DockerEngine(path, image, rootless="rootless" in done.stdout)
 
 
@@ -225,8 +229,16 @@ def _supervise(
             kill(process)
 
     def announce() -> None:
+        if values.get("use_alts_credentials", "false").lower() in ("true", "1"):
+            _say(f"{_CANNOT_ASK}: it speaks to machines of Google's cloud only (ALTS)")
+            return
         while not ended.wait(_PROBE_SECONDS):
-            if _is_available(values):
+            try:
+                available = _is_available(values)
+            except ssl.SSLCertVerificationError as error:
+                _say(f"{_CANNOT_ASK}: {error.verify_message}")
+                return
+            if available:
                 if not asked:
                     _say("TensorFlow Serving is available")
                 return
@@ -254,24 +266,84 @@ def _supervise(
 
 
 def _is_available(values: dict[str, str]) -> bool:
-    """Whether every model of the server has a version that is."""
+    """Whether every model of the server has a version that is.
+
+    Raises:
+      ssl.SSLCertVerificationError: nobody can ask, as the server's certificate is not valid.
+    """
     port, path = _port(values, "port", 8500), values.get("grpc_socket_path", "")
-    # gRPC itself would wait ever longer between its attempts to connect.
+    target = f"127.0.0.1:{port}" if port else f"unix:{path}"
     try:
-        if port:
-            socket.create_connection(("127.0.0.1", port), 1.0).close()
-        elif not os.path.exists(path):
-            return False
-    except OSError:
+        # gRPC itself would wait ever longer between its attempts to connect.
+        with _connect(port, path) as connection:
+            if values.get("ssl_config_file"):
+                config = _ssl_config(values["ssl_config_file"])
+                name = _server_name(connection, config)
+                if config.client_verify:
+                    # We have no certificate to ask with. The port is not open before all are available.
+                    return True
+                channel = grpc.secure_channel(
+                    target,
+                    grpc.ssl_channel_credentials(config.server_cert.encode()),
+                    [("grpc.ssl_target_name_override", name)],
+                )
+            else:
+                channel = grpc.insecure_channel(target)
+    except ssl.SSLCertVerificationError:
+        raise
+    except (OSError, ValueError):
         return False
     names = [name for name, _ in _models(values)]
-    if values.get("ssl_config_file") or values.get("use_alts_credentials") or not names:
-        return True  # the port itself opens when all are available
-    with Client.connect(f"127.0.0.1:{port}" if port else f"unix:{path}", timeout=1.0) as client:
+    with Client(channel, 1.0) as client:
         try:
-            return all(any(v.state == "AVAILABLE" for v in client.status(name)) for name in names)
+            return all(any(v.state == "AVAILABLE" for v in client.status(name)) for name in names or ["-"])
+        except ModelNotFound:
+            return not names  # it serves none, and says so
         except ServingError:
             return False
+
+
+def _connect(port: int, path: str) -> socket.socket:
+    """Raises OSError: nobody listens."""
+    if port:
+        return socket.create_connection(("127.0.0.1", port), 1.0)
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(1.0)
+    try:
+        connection.connect(path)
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+def _ssl_config(path: str) -> config_pb2.SSLConfig:
+    """Raises OSError or ValueError where it is unreadable: the server will say why."""
+    try:
+        return text_format.Parse(Path(path).read_text(encoding="utf-8"), config_pb2.SSLConfig())
+    except text_format.ParseError as error:
+        raise ValueError(str(error)) from None
+
+
+def _server_name(connection: socket.socket, config: config_pb2.SSLConfig) -> str:
+    """A name that the server's certificate is for.
+
+    Raises:
+      ssl.SSLCertVerificationError: it is not valid now.
+      OSError: the server does not answer. Docker, for one, opens ports before it does.
+      ValueError: the file holds no certificate.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    # The very certificate of the file is trusted, whoever signed it.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.load_verify_locations(cadata=config.server_cert)
+    context.set_alpn_protocols(["h2"])
+    with context.wrap_socket(connection) as secure:
+        certificate: Any = secure.getpeercert()
+    names = [value for kind, value in certificate.get("subjectAltName", ()) if kind in ("DNS", "IP Address")]
+    names += [value for part in certificate["subject"] for kind, value in part if kind == "commonName"]
+    return names[0].replace("*", "any") if names else ""
 
 
 def _models(values: dict[str, str]) -> list[tuple[str, str]]:

@@ -68,18 +68,45 @@ _Answer = tuple[message.Message | bytes, _Asked]
 _Method = Callable[[Any, grpc.ServicerContext], _Answer]
 
 
+class Calls:
+    """The unary calls in flight: from when the message is there until the answer is sent."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open = 0
+        self._last = 0.0
+
+    def add(self, context: grpc.ServicerContext) -> None:
+        with self._lock:
+            self._open += 1
+        if not context.add_callback(self._end):  # it has ended already
+            self._end()
+
+    def _end(self) -> None:
+        with self._lock:
+            self._open -= 1
+            self._last = time.monotonic()
+
+    def last(self) -> float:
+        """Until when there were any, by `time.monotonic`."""
+        with self._lock:
+            return time.monotonic() if self._open else self._last
+
+
 def add_services(
     server: grpc.Server,
     repository: Repository,
     telemetry: Telemetry,
     request_loggers: RequestLoggers,
     total: Callable[[str], int | None],
+    calls: Calls,
     options: Options,
 ) -> health.HealthServicer | None:
     """Registers every service of upstream's.
 
     Args:
       total: of a counter among the metrics, by its name; for HandleReloadConfigRequest.
+      calls: told of each call of TensorFlow's services.
     Returns:
       the service for health, if its flag asks for it.
     """
@@ -106,14 +133,14 @@ def add_services(
     for service, methods in services.items():
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(
-                _handler(f"/{service}/{name}", name, method, request, telemetry, request_loggers)
+                _handler(f"/{service}/{name}", name, method, request, telemetry, request_loggers, calls)
             )
             for name, (method, request) in methods.items()
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     names = [*services, reflection.SERVICE_NAME]
     if options.enable_profiler:
-        _add_profiler(server)
+        _add_profiler(server, calls)
     servicer = None
     if options.enable_grpc_healthcheck_service:
         servicer = _Health()
@@ -129,26 +156,16 @@ def add_services(
 
 
 class _Health(health.HealthServicer):
-    """Ends its streams when the server stops: whoever watches would hold it up until the grace is over."""
+    """Models that were dropped are SERVICE_UNKNOWN to those who watch, and not found by those who ask."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._ends: set[Callable[[None], None]] = set()
-
-    def Watch(
-        self,
-        request: health_pb2.HealthCheckRequest,
-        context: grpc.ServicerContext,
-        send_response_callback: Any = None,
-    ) -> Any:
-        self._ends.add(send_response_callback)
-        context.add_callback(lambda: self._ends.discard(send_response_callback))
-        return super().Watch(request, context, send_response_callback)
-
-    def enter_graceful_shutdown(self) -> None:
-        super().enter_graceful_shutdown()
-        for end in list(self._ends):
-            end(None)
+    def Check(
+        self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext
+    ) -> health_pb2.HealthCheckResponse:
+        response = super().Check(request, context)
+        if response.status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN:
+            context.set_code(grpc.StatusCode.NOT_FOUND)
+            return health_pb2.HealthCheckResponse()
+        return response
 
 
 def _follow_health(
@@ -180,10 +197,12 @@ def _handler(
     request_class: type[message.Message],
     telemetry: Telemetry,
     request_loggers: RequestLoggers,
+    calls: Calls,
 ) -> Callable[[bytes, grpc.ServicerContext], bytes]:
     """From bytes to bytes: TensorFlow's errors become gRPC's (the codes are the same numbers)."""
 
     def handle(raw: bytes, context: grpc.ServicerContext) -> bytes:
+        calls.add(context)
         began = time.perf_counter()
         code, text, answer, asked = "OK", "", b"", _Asked()
         request = None
@@ -414,7 +433,7 @@ def _answered_spec(name: str, version: int, signature: str) -> bytes:
 # Profiler -------------------------------------------------------------------------------------------
 
 
-def _add_profiler(server: grpc.Server) -> None:
+def _add_profiler(server: grpc.Server, calls: Calls) -> None:
     """`tensorflow.ProfilerService`, passed on to TensorFlow's own server for it.
 
     That one listens on a port of its own, on all interfaces: it is started by the first request, so that
@@ -436,6 +455,7 @@ def _add_profiler(server: grpc.Server) -> None:
 
     def passed_on(path: str) -> Callable[[bytes, grpc.ServicerContext], bytes]:
         def handle(raw: bytes, context: grpc.ServicerContext) -> bytes:
+            calls.add(context)
             try:
                 with workers.blocked():
                     return channel().unary_unary(path)(raw, timeout=_time_left(context))

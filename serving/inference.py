@@ -7,18 +7,26 @@ Serving's predict_util.cc.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
-from serving import status, tensors
+from serving import memory, status, tensors
 from serving.servable import Runner
 
 _log = logging.getLogger(__name__)
 
 DEFAULT_SIGNATURE = "serving_default"
+
+# Of values that a message does not hold: what one input may have, and its share of the memory that is free.
+# An input's memory is taken several times over: by the run, by what it computes and by the answer.
+_FREELY_FILLED = 2**22
+_SHARE_FILLED = 32
+
 _METHOD_NAMES = tuple(f"tensorflow/serving/{method}" for method in ("predict", "classify", "regress"))
 
 
@@ -79,9 +87,13 @@ def _feeds(
                 f"default input alias set: {','.join(sorted(defaults))}"
             )
         value = inputs[alias] if alias in sent else signature.defaults[alias]
+        if isinstance(value, np.ndarray):
+            feeds[info.name] = value
+            continue
         try:
-            feeds[info.name] = value if isinstance(value, np.ndarray) else tensors.from_proto(value)
-        except ValueError as error:
+            _refuse_large_fill(alias, value)
+            feeds[info.name] = tensors.from_proto(value)
+        except (ValueError, TypeError) as error:  # TypeError: TensorFlow knows no such dtype
             _log.debug("input %s: %s", alias, error)  # upstream's text does not hold the reason
             raise status.invalid_argument(f"tensor parsing error: {alias}") from None
     if sent and not sent <= known:
@@ -90,6 +102,26 @@ def _feeds(
             f"request input: {','.join(sorted(sent))}"
         )
     return feeds
+
+
+def _refuse_large_fill(alias: str, value: tensor_pb2.TensorProto) -> None:
+    """A shape may say more than the values that come with it, which are then repeated: upstream lets 30 bytes
+    fill all memory."""
+    count = math.prod(dim.size for dim in value.tensor_shape.dim)
+    if count <= _FREELY_FILLED:
+        return
+    sent = value.ByteSize()
+    if sent >= count:  # a byte for each value, or more: they are all there
+        return
+    size = count * tf.dtypes.as_dtype(value.dtype).size
+    if size >= 2**31:  # no message could hold it: `from_proto` refuses that
+        return
+    most = memory.available() // _SHARE_FILLED
+    if size > most:
+        raise status.resource_exhausted(
+            f"Input {alias} has {sent} bytes, and {size} when its values are repeated to fill its shape; now "
+            f"{most} may be filled, 1/{_SHARE_FILLED} of the memory that is free: send fewer, or all of them"
+        )
 
 
 def _output_names(signature: meta_graph_pb2.SignatureDef, output_filter: Sequence[str]) -> list[str]:

@@ -110,6 +110,8 @@ class Manager:
             model = self._models.setdefault(config.name, _Model())
             model.config, model.wanted = config, wanted
             self._reconcile(model)
+            for jobs in (self._loads, self._unloads):
+                jobs.start()  # in case there was no thread for them before: this is called at each poll
 
     def started(self) -> None:
         """The initial loads are over: `num_load_threads` holds from now on."""
@@ -296,29 +298,39 @@ class _Jobs:
         self._limit = limit
         self._running = 0
         self._waiting: list[Version] = []
+        self._refused = False  # the last thread, by the system
 
     def add(self, version: Version) -> None:
         self._waiting.append(version)
-        self._start()
+        self.start()
 
     def done(self) -> None:
         """Said by `work` when its thread is to be counted out."""
         self._running -= 1
-        self._start()
+        self.start()
 
     def limit(self, threads: int) -> None:
         self._limit = threads
-        self._start()
+        self.start()
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Starts what may run; what the system has no thread for stays in the queue."""
         while self._waiting and self._running < self._limit:
             model = self._waiting[0].config.name
             version = self._first(
                 (v for v in self._waiting if v.config.name == model), key=lambda v: v.number
             )
+            thread = threading.Thread(target=self._work, args=(version,), name=str(version), daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                if not self._refused:
+                    _log.error("No thread to load or unload %s, which waits for one: %s", version, error)
+                self._refused = True
+                return
+            self._refused = False
             self._waiting.remove(version)
             self._running += 1
-            threading.Thread(target=self._work, args=(version,), name=str(version), daemon=True).start()
 
 
 def without_frames(failure: Exception) -> status.Error:

@@ -28,7 +28,7 @@ from starlette.types import Receive, Scope, Send
 from tensorflow.core.protobuf import error_codes_pb2
 from tensorflow_serving.apis import classification_pb2, predict_pb2, regression_pb2
 
-from serving import examples, inference, rest_json, status, tensors
+from serving import examples, inference, rest_answers, rest_requests, status, tensors
 from serving.repository import Repository, State
 from serving.request_log import RequestLogger, RequestLoggers
 from serving.telemetry import Call, Telemetry
@@ -191,7 +191,7 @@ class _Api:
         except ClientDisconnect:
             return
         except asyncio.CancelledError:  # the server stops, and its time to drain is over
-            code, content = 503, rest_json.error("The server is being stopped")
+            code, content = 503, rest_answers.error("The server is being stopped")
         response = Response(content, code, {**headers, **_JSON_HEADERS})
         await response(scope, receive, send)
 
@@ -269,14 +269,15 @@ class _Api:
                 return _Answer("OK", self._listing(), asked)
             return _Answer("OK", _pretty(self._status(_named(asked.model), version)), asked)
         except status.Error as error:
-            return _Answer(error_codes_pb2.Code.Name(error.error_code), rest_json.error(error.message), asked)
+            code = error_codes_pb2.Code.Name(error.error_code)
+            return _Answer(code, rest_answers.error(error.message), asked)
         except Exception as error:
             # A mistake of ours is one answer, not the connection's end.
             _log.exception("%s %s", request.method, path)
-            return _Answer("INTERNAL", rest_json.error(f"{type(error).__name__}: {error}"), asked)
+            return _Answer("INTERNAL", rest_answers.error(f"{type(error).__name__}: {error}"), asked)
 
     def _predict(self, asked: _Asked, label: str | None, body: bytes) -> _Answer:
-        request = rest_json.predict_request(body)
+        request = rest_requests.predict_request(body)
         signature = request.signature_name or inference.DEFAULT_SIGNATURE
         with self._repository.use(asked.model, asked.version, label) as (model, version):
             if signature not in model.signature_defs:
@@ -296,14 +297,14 @@ class _Api:
             asked = asked._replace(
                 version=version, signature=signature, run_seconds=time.perf_counter() - began
             )
-        write = rest_json.predictions if request.row_format else rest_json.outputs
+        write = rest_answers.predictions if request.row_format else rest_answers.outputs
         answer = _Answer("OK", write(outputs), asked)
         if logger := self._request_loggers.wanting(asked.model):
             _log_predict(logger, asked, inputs, outputs)
         return answer
 
     def _on_examples(self, asked: _Asked, label: str | None, body: bytes) -> _Answer:
-        request = rest_json.examples_request(body)
+        request = rest_requests.examples_request(body)
         signature = request.signature_name or inference.DEFAULT_SIGNATURE
         with self._repository.use(asked.model, asked.version, label) as (model, version):
             method: Callable[..., Any]
@@ -319,7 +320,7 @@ class _Api:
             asked = asked._replace(
                 version=version, signature=signature, run_seconds=time.perf_counter() - began
             )
-        write = rest_json.classifications if asked.method == "classify" else rest_json.regressions
+        write = rest_answers.classifications if asked.method == "classify" else rest_answers.regressions
         answer = _Answer("OK", write(result), asked)
         if logger := self._request_loggers.wanting(asked.model):
             _log_examples(logger, asked, request.examples, result)

@@ -12,7 +12,10 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from serving import config_pb2, status
+from serving import config_pb2, rest_answers, status
+
+# How long a request that has begun to arrive may still take to arrive, once the server stops.
+ARRIVAL_SECONDS = 1.0
 
 _BACKLOG = 2048
 _KEEP_ALIVE_SECONDS = 60
@@ -79,7 +82,10 @@ class RestServer:
                 raise status.unavailable(f"Failed to start HTTP Server at localhost:{self._port}")
 
     def stop(self, grace: float) -> None:
-        """Refuses new connections and waits up to `grace` seconds for requests in flight."""
+        """Refuses new connections and waits up to `grace` seconds for requests in flight.
+
+        Those that are still arriving after a moment are answered 503.
+        """
         self._app.state.draining = True
         if self._thread is None:
             return
@@ -108,6 +114,22 @@ class _Protocol(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD_BYTES and not self.transport.is_closing():
                 self.send_400_response("The head of the request is too large.")
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self.loop.call_later(ARRIVAL_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        cycle = self.cycle
+        if cycle is None or not cycle.more_body or cycle.response_started or self.transport.is_closing():
+            return
+        body = rest_answers.error("The server is being stopped")
+        head = (
+            "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
 
 
 class _Server(uvicorn.Server):

@@ -22,7 +22,7 @@ from serving.metrics import Metrics
 from serving.repository import Options as RepositoryOptions
 from serving.repository import Repository
 from serving.request_log import RequestLoggers
-from serving.rest_server import RestServer
+from serving.rest_server import ARRIVAL_SECONDS, RestServer
 from serving.servable import Runner, Servable
 from serving.telemetry import Call, Telemetry
 from serving.workers import Workers
@@ -32,6 +32,9 @@ _log = logging.getLogger(__name__)
 _CPUS = os.cpu_count() or 1
 # Threads sleep while they wait for a batch or a slow model: one for each of the clients that wait.
 _MOST_THREADS = 1024
+
+_POLL_SECONDS = 0.05
+_CANCEL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class Server:
             )
         self._options = options
         self._ssl = (
-            text_config.read(options.ssl_config_file, config_pb2.SSLConfig, "SSLConfig")
+            text_config.read(options.ssl_config_file, config_pb2.SSLConfig)
             if options.ssl_config_file
             else None
         )
@@ -131,12 +134,14 @@ class Server:
             Workers(running=_CPUS + 1, most=_MOST_THREADS),
             options=_channel_arguments(options.grpc_channel_arguments),
         )
+        self._calls = grpc_api.Calls()
         self._health: health.HealthServicer | None = grpc_api.add_services(
             self._server,
             self._repository,
             telemetry,
             self._request_loggers,
             self._metrics.total,
+            self._calls,
             grpc_api.Options(
                 enable_grpc_healthcheck_service=options.enable_grpc_healthcheck_service,
                 enable_profiler=options.enable_profiler,
@@ -220,15 +225,22 @@ class Server:
             _log.info("Running gRPC ModelServer at %s ...", address)
 
     def stop(self, grace: float) -> None:
-        """Refuses new requests, waits up to `grace` seconds for those in flight."""
+        """Refuses new requests, waits up to `grace` seconds for those in flight.
+
+        Not for streams (of reflection, of those who watch health), nor for a request that does not arrive.
+        """
         if self._health is not None:
             self._health.enter_graceful_shutdown()
         self._repository.stop()
-        end = time.monotonic() + grace
+        began = time.monotonic()
         ended = self._server.stop(grace)
         if self._rest is not None:
             self._rest.stop(grace)
-        ended.wait(max(0.0, end - time.monotonic()) + 1.0)
+        while not ended.wait(_POLL_SECONDS):
+            now = time.monotonic()
+            if now - began >= grace or now - max(began, self._calls.last()) >= ARRIVAL_SECONDS:
+                break
+        self._server.stop(None).wait(_CANCEL_SECONDS)
         self._request_loggers.close()
         if self._access_log is not None:
             self._access_log.close()
@@ -244,9 +256,7 @@ def read_model_configs(options: Options) -> model_server_config_pb2.ModelServerC
       status.Error: with upstream's text.
     """
     if options.model_config_file:
-        return text_config.read(
-            options.model_config_file, model_server_config_pb2.ModelServerConfig, "ModelServerConfig"
-        )
+        return text_config.read(options.model_config_file, model_server_config_pb2.ModelServerConfig)
     if not options.model_base_path:
         raise status.invalid_argument(
             "Both server_options.model_base_path and server_options.model_config_file are empty!"
@@ -277,7 +287,7 @@ def _loader(
                 runner = scheduler.wrap(runner)
             elif scheduler is not None and tf.io.gfile.exists(own):
                 runner = scheduler.wrap(
-                    runner, text_config.read(own, config_pb2.BatchingParameters, "BatchingParameters")
+                    runner, text_config.read(own, config_pb2.BatchingParameters)
                 )
             if options.enable_model_warmup:
                 began = time.perf_counter()
@@ -303,9 +313,7 @@ def _loader(
 def _session_config(options: Options) -> tf.compat.v1.ConfigProto:
     config = tf.compat.v1.ConfigProto()
     if options.tensorflow_session_config_file:
-        config = text_config.read(
-            options.tensorflow_session_config_file, tf.compat.v1.ConfigProto, "ConfigProto"
-        )
+        config = text_config.read(options.tensorflow_session_config_file, tf.compat.v1.ConfigProto)
     intra, inter = options.tensorflow_intra_op_parallelism, options.tensorflow_inter_op_parallelism
     both = options.tensorflow_session_parallelism
     if intra > 0 and inter > 0 and both > 0:
@@ -342,9 +350,7 @@ def _scheduler(options: Options, observed: Metrics) -> batching.Scheduler | None
             )
         return None
     if options.batching_parameters_file:
-        parameters = text_config.read(
-            options.batching_parameters_file, config_pb2.BatchingParameters, "BatchingParameters"
-        )
+        parameters = text_config.read(options.batching_parameters_file, config_pb2.BatchingParameters)
     else:
         parameters = config_pb2.BatchingParameters()
         parameters.thread_pool_name.value = "model_server_batch_threads"
@@ -388,7 +394,7 @@ def _metrics_path(options: Options) -> str:
     """ "" without metrics."""
     if not options.monitoring_config_file:
         return ""
-    config = text_config.read(options.monitoring_config_file, config_pb2.MonitoringConfig, "MonitoringConfig")
+    config = text_config.read(options.monitoring_config_file, config_pb2.MonitoringConfig)
     return metrics.path(config)
 
 

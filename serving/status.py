@@ -39,6 +39,10 @@ def deadline_exceeded() -> Error:
     return tf.errors.DeadlineExceededError(None, None, "Timed out waiting for notification")
 
 
+def resource_exhausted(message: str) -> Error:
+    return tf.errors.ResourceExhaustedError(None, None, message)
+
+
 def unavailable(message: str) -> Error:
     return tf.errors.UnavailableError(None, None, message)
 

@@ -14,11 +14,9 @@ from serving import status
 _Message = TypeVar("_Message", bound=message.Message)
 
 
-def read(path: str, message_class: type[_Message], upstream_name: str) -> _Message:
+def read(path: str, message_class: type[_Message]) -> _Message:
     """Reads a message from the text file `path`.
 
-    Args:
-      upstream_name: the message's name in package `tensorflow.serving`, for the error's text.
     Raises:
       status.Error: NOT_FOUND and the like from the file system; INVALID_ARGUMENT when the text is no
         such message. Where and why is printed to stderr: the C++ parser does, and tools look for it.
@@ -29,5 +27,10 @@ def read(path: str, message_class: type[_Message], upstream_name: str) -> _Messa
         return text_format.Parse(text, message_class())
     except (text_format.ParseError, UnicodeDecodeError) as error:
         where = re.sub(r"^(\d+:\d+) : ", r"\1: ", str(error))
-        print(f"Error parsing text-format tensorflow.serving.{upstream_name}: {where}", file=sys.stderr)
+        print(f"Error parsing text-format {_upstream_name(message_class)}: {where}", file=sys.stderr)
         raise status.invalid_argument(f"Invalid protobuf file: '{path}'") from error
+
+
+def _upstream_name(message_class: type[message.Message]) -> str:
+    """`atelier.config` stands in for messages that upstream keeps to itself."""
+    return message_class.DESCRIPTOR.full_name.replace("atelier.config.", "tensorflow.serving.")

@@ -11,22 +11,28 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
+import keras
 import numpy as np
 import pytest
 import saved_models
 import tensorflow as tf
-from tensorflow.core.protobuf import error_codes_pb2
-from tensorflow_serving.apis import predict_pb2
+from google.protobuf import text_format
+from tensorflow.core.protobuf import error_codes_pb2, saved_model_pb2
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from tensorflow_serving.config import model_server_config_pb2
+from test_serving_grpc import predict_request, write_odd, write_warm_up
 
-from serving import engine, rest_api, rest_server, server, status, versions
+from serving import engine, inference, rest_api, rest_server, servable, server, status, versions
 from serving.launch import LaunchedServer, launch
 from serving.metrics import Metrics
 from serving.repository import Options, Repository, State
@@ -367,6 +373,85 @@ def test_a_rest_port_that_is_none_is_an_error(tmp_path, port):
     text = f"^Failed to start HTTP Server at localhost:{port}: "
     with pytest.raises(tf.errors.UnavailableError, match=text):
         rest_server.RestServer(app, port).start()
+
+
+def test_what_keras_exports_is_served_where_keras_cannot_be_imported(tmp_path):
+    model = keras.Sequential([keras.Input((3,), name="x"), keras.layers.Dense(2)])
+    model.export(str(tmp_path / "m" / "1"), verbose=False)
+    x = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+    port = saved_models.free_port()
+    code = "import sys; sys.modules['keras'] = None\nfrom serving.server_main import main\nsys.exit(main())"
+    flags = [f"--port={port}", "--model_name=m", f"--model_base_path={tmp_path}/m"]
+    process = subprocess.Popen([sys.executable, "-c", code, *flags], cwd=saved_models.ROOT)
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            grpc.channel_ready_future(channel).result(120)
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            request = predict_pb2.PredictRequest(model_spec={"name": "m"})
+            request.inputs["x"].CopyFrom(tf.make_tensor_proto(x))
+            answer = tf.make_ndarray(stub.Predict(request).outputs["output_0"])
+        np.testing.assert_allclose(answer, model.predict(x, verbose=0), rtol=1e-5)
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_saved_model_s_assets_come_along_and_its_text_form_is_read(tmp_path):
+    class Words(tf.Module):
+        def __init__(self) -> None:
+            (tmp_path / "words").write_text("red\ngreen\nblue\n")
+            number = tf.lookup.TextFileIndex.LINE_NUMBER
+            file = tf.lookup.TextFileInitializer(
+                str(tmp_path / "words"), tf.string, tf.lookup.TextFileIndex.WHOLE_LINE, tf.int64, number
+            )
+            self.table = tf.lookup.StaticHashTable(file, -1)
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "word")])
+        def default(self, word: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"number": self.table.lookup(word)}
+
+    words = Words()
+    tf.saved_model.save(words, str(tmp_path / "saved"), signatures=words.default)
+    (tmp_path / "words").unlink()
+    os.rename(tmp_path / "saved", tmp_path / "1")
+    file = tmp_path / "1" / "saved_model.pb"
+    message = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    file.unlink()
+    file.with_suffix(".pbtxt").write_text(text_format.MessageToString(message))
+    loaded = servable.Servable(str(tmp_path / "1"), ["serve"], tf.compat.v1.ConfigProto())
+    word = np.array([b"blue", b"grey", b"red"], object)
+    _, outputs = inference.predict(loaded, "", {"word": word}, (), None)
+    assert outputs["number"].tolist() == [2, -1, 0]
+    loaded.close()
+
+
+def test_a_load_that_its_warm_up_failed_is_tried_again(tmp_path, caplog):
+    version = write_odd(tmp_path / "odd" / "1")
+    write_warm_up(version, predict_request([1], "no_such_signature"))
+    options = server.Options(
+        port=saved_models.free_port(),
+        model_name="odd",
+        model_base_path=f"{tmp_path}/odd",
+        max_num_load_retries=10_000,
+        load_retry_interval_micros=10_000,
+    )
+    embedded = server.Server(options)
+    loading = threading.Thread(target=embedded.load)
+    loading.start()
+    _await(lambda: caplog.text.count('Serving signature key "no_such_signature" not found.') > 1, "two tries")
+    shutil.rmtree(version / "assets.extra")
+    loading.join(60)
+    assert not loading.is_alive()
+    embedded.stop(0.0)
+
+
+def test_the_config_file_counts_rather_than_the_model_of_the_flags(tmp_path):
+    (tmp_path / "config").write_text(CONFIG.format(base="/b"))
+    options = server.Options(model_config_file=f"{tmp_path}/config", model_name="m", model_base_path="/m")
+    names = [model.name for model in server.read_model_configs(options).model_config_list.config]
+    assert names == ["dense", "half", "swap"]
 
 
 @pytest.mark.parametrize("docker", [False, True])

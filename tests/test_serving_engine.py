@@ -30,6 +30,7 @@ from serving.errors import ServerNotStarted
 from serving.launch import launch
 
 ROOT = Path(__file__).resolve().parent.parent
+SYSTEM = dict(os.environ)  # before tests change the PATH
 
 # STANDIN in the environment: loading (answers LOADING three times first), drain (ends with 0 when it is
 # asked to), deaf (does not end when it is asked to).
@@ -42,7 +43,7 @@ import grpc
 from google.protobuf import text_format
 
 sys.path.insert(0, {str(ROOT)!r})
-from serving import models_pb2, wire_pb2
+from serving import config_pb2, models_pb2, wire_pb2
 
 mode = os.environ.get("STANDIN", "")
 print("arguments:", *sys.argv[1:], flush=True)
@@ -62,6 +63,8 @@ def status(request, context):
     asked.append(request.model_spec.name)
     state = "LOADING" if mode == "loading" and len(asked) <= 3 else "AVAILABLE"
     print("state:", state, flush=True)
+    if not any(models):
+        context.abort(grpc.StatusCode.NOT_FOUND, "Could not find any versions of model")
     answer = wire_pb2.GetModelStatusResponse()
     answer.model_version_status.add(version=1, state=wire_pb2.ModelVersionStatus.State.Value(state))
     return answer
@@ -83,19 +86,26 @@ elif mode == "deaf":
 else:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 server = grpc.server(futures.ThreadPoolExecutor(4), handlers=[Handler()])
+add_port = server.add_insecure_port
+if "ssl_config_file" in flags:
+    ssl = text_format.Parse(Path(flags["ssl_config_file"]).read_text(), config_pb2.SSLConfig())
+    pair = (ssl.server_key.encode(), ssl.server_cert.encode())
+    credentials = grpc.ssl_server_credentials([pair], ssl.custom_ca.encode() or None, ssl.client_verify)
+    add_port = lambda address: server.add_secure_port(address, credentials)
 if int(flags.get("port", 8500)):
-    server.add_insecure_port("127.0.0.1:" + flags.get("port", "8500"))
+    add_port("127.0.0.1:" + flags.get("port", "8500"))
 if "grpc_socket_path" in flags:
-    server.add_insecure_port("unix:" + flags["grpc_socket_path"])
+    add_port("unix:" + flags["grpc_socket_path"])
 server.start()
 stop.wait()
 print("drained", flush=True)
 server.stop(None).wait()
 """
 
-# STANDIN_DOCKER: where it writes down its calls; a file named `down` there: the daemon is not there.
+# STANDIN_DOCKER: where it writes down its calls; a file named `down` there: the daemon is not there. As the
+# real one, it listens on a published port before the server does, and hangs up on those who connect.
 DOCKER = f"""#!{sys.executable}
-import csv, json, os, signal, sys
+import csv, json, os, signal, socket, sys
 from pathlib import Path
 
 folder = Path(os.environ["STANDIN_DOCKER"])
@@ -118,6 +128,11 @@ else:
             mount = dict(part.partition("=")[::2] for part in next(csv.reader([value])))
             inside, outside = "=" + mount["target"] + "/", "=" + mount["source"] + "/"
             arguments = [argument.replace(inside, outside) for argument in arguments]
+        if name == "--publish" and "early" in os.environ.get("STANDIN", ""):
+            with socket.create_server(("127.0.0.1", int(value.partition(":")[0]))) as proxy:
+                for _ in range(3):
+                    proxy.accept()[0].close()
+    print("the server begins", flush=True)
     server = Path(__file__).with_name("hidden_server")
     os.execv(server, [str(server), *arguments])
 """
@@ -166,6 +181,26 @@ def config(tmp_path: Path) -> Path:
         f"  config {{ name: 'c, d' base_path: '{tmp_path}/models/c, d' model_platform: 'tensorflow' }}\n"
         "}  # the end\n"
     )
+    return path
+
+
+def _ssl_config(folder: Path, *, days: int, more: str = "") -> Path:
+    """An SSLConfig of a server's key and certificate, which another signed and which names no host here."""
+    new = ["openssl", "req", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    (folder / "names").write_text("subjectAltName=DNS:*.serving.example")
+    for command in (
+        [*new, "-x509", "-days", "1", "-subj", "/CN=ca", "-keyout", "ca.key", "-out", "ca.crt"],
+        [*new, "-subj", "/CN=server", "-keyout", "key", "-out", "csr"],
+        [
+            *("openssl", "x509", "-req", "-in", "csr", "-out", "crt", "-days", str(days), "-CAcreateserial"),
+            *("-CA", "ca.crt", "-CAkey", "ca.key", "-extfile", "names"),
+        ],
+    ):
+        subprocess.run(command, cwd=folder, env=SYSTEM, check=True, capture_output=True)
+    texts = {"server_key": "key", "server_cert": "crt", "custom_ca": "ca.crt"}
+    lines = [f"{name}: {json.dumps((folder / file).read_text())}\n" for name, file in texts.items()]
+    path = folder / "ssl"
+    path.write_text("".join(lines) + more)
     return path
 
 
@@ -222,7 +257,7 @@ def test_the_binary_is_preferred_to_docker_and_both_to_the_embedded_server(tools
     docker = _script(tools / "docker", DOCKER)
     found = engine.find("auto")
     assert isinstance(found, engine.DockerEngine)
-    assert (found.path, found.image) == (str(docker), "tensorflow/serving")
+    assert (found.path, found.image) == (str(docker), "tensorflow/serving:2.20.0")
     binary = _script(tools / "tensorflow_model_server", SERVER)
     assert engine.find("auto") == engine.find("tfserving") == engine.Engine(str(binary))
     other = _script(tools / "other", SERVER)
@@ -335,6 +370,39 @@ def test_it_waits_for_a_server_that_has_only_a_unix_socket(binary, tmp_path, ser
     flags = ["--port=0", f"--grpc_socket_path={tmp_path}/s", "--model_name=m", "--model_base_path=/m"]
     serving = serve("tfserving", flags)
     assert "state: AVAILABLE" in serving.wait_for("is available")
+
+
+def test_a_server_of_no_models_is_available_once_it_answers(binary, config, serve):
+    config.write_text("model_config_list {}")
+    serving = serve("tfserving", [f"--port={free_port()}", f"--model_config_file={config}"])
+    assert "state: AVAILABLE" in serving.wait_for("is available")
+
+
+@pytest.mark.parametrize("tls", ["", "TLS", "mutual TLS"])
+def test_a_port_that_docker_opens_early_is_not_the_server_s(
+    docker, config, serve, tmp_path, monkeypatch, tls
+):
+    monkeypatch.setenv("STANDIN", "early")
+    flags = [f"--port={free_port()}", f"--model_config_file={config}"]
+    if tls:
+        client_verify = "client_verify: true\n" if tls == "mutual TLS" else ""
+        flags.append(f"--ssl_config_file={_ssl_config(tmp_path, days=1, more=client_verify)}")
+    log = serve("tfserving", flags).wait_for("is available")
+    assert log.index("the server begins") < log.index("TensorFlow Serving is available")
+    # Who has no certificate cannot ask: the open port must do.
+    assert ("state: AVAILABLE" in log) == (tls != "mutual TLS")
+
+
+def test_what_cannot_be_asked_is_said_so(binary, config, serve, tmp_path):
+    flags = [f"--port={free_port()}", f"--model_config_file={config}"]
+    serving = serve("tfserving", [*flags, "--use_alts_credentials"])
+    serving.wait_for("cannot ask TensorFlow Serving whether it is available: it speaks to machines of Google")
+    serving.end(signal.SIGTERM)
+    expired = _ssl_config(tmp_path, days=0)
+    time.sleep(1.1)
+    serving = serve("tfserving", [*flags, f"--ssl_config_file={expired}"])
+    serving.wait_for("cannot ask TensorFlow Serving whether it is available: certificate has expired")
+    assert "TensorFlow Serving is available" not in serving.log()
 
 
 @pytest.mark.parametrize(
@@ -450,7 +518,7 @@ def test_docker_with_one_model_and_a_socket(docker, tmp_path, serve):
         {"type": "bind", "source": str(tmp_path), "target": str(tmp_path)},
     ]
     assert command == [
-        "tensorflow/serving", "--port=0", f"--model_base_path={base}", f"--grpc_socket_path={tmp_path}/s",
+        engine.TFSERVING_IMAGE, "--port=0", f"--model_base_path={base}", f"--grpc_socket_path={tmp_path}/s",
     ]  # fmt: skip
 
 

@@ -7,15 +7,13 @@ import http.client
 import json
 import queue
 import re
-import signal
 import socket
 import ssl
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import grpc
 import numpy as np
@@ -403,6 +401,7 @@ def special(tmp_path_factory: pytest.TempPathFactory, certificates: Path) -> Ite
         *("--flush_filesystem_caches=false", "--remove_unused_fields_from_bundle_metagraph=false"),
         *("--grpc_max_threads=2", "--num_tflite_interpreters_per_pool=2", "--skip_initialize_tpu"),
         *("--xla_cpu_compilation_enabled", "--xla_gpu_compilation_enabled"),
+        *("--platform_config_file=/no/such/file", "--thread_pool_factory_config_file=/no/such/file"),
     ]
     with launch(("odd", base / "odd"), flags=flags) as launched:
         yield Running(launched, base, port)
@@ -768,51 +767,3 @@ def _available(stubs: Stubs, model: str) -> bool:
         return (1, 30) in _states(stubs, model)
     except grpc.RpcError:  # not heard of yet
         return False
-
-
-# --- One model by flags, a socket alone, and the end --------------------------------------------------
-
-
-def test_sigterm_lets_both_faces_finish_what_is_in_flight(tmp_path):
-    """Of a server with a socket and no gRPC port, whose versions are looked for once."""
-    write_odd(tmp_path / "odd" / "1")
-    port = saved_models.free_port()
-    command = [*SERVE, "--port=0", f"--grpc_socket_path={tmp_path}/socket", f"--rest_api_port={port}"]
-    command += ["--model_name=odd", f"--model_base_path={tmp_path}/odd", "--rest_api_timeout_in_ms=60000"]
-    command += ["--file_system_poll_wait_seconds=0", "--access_log=json"]
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=saved_models.ROOT, stdout=log, stderr=subprocess.STDOUT)
-    answers: list[Any] = []
-    try:
-        with grpc.insecure_channel(f"unix:{tmp_path}/socket") as channel:
-            stubs = Stubs(channel)
-            grpc.channel_ready_future(channel).result(120)
-            assert stubs.predict([1]) == [2]
-            held = stubs.predictions.Predict.future(predict_request([1], "hold"))
-            body = {"signature_name": "hold", "instances": [2]}
-            rest = threading.Thread(
-                target=lambda: answers.append(http_post(port, "/v1/models/odd:predict", body))
-            )
-            rest.start()
-            for number in (1, 2):
-                wait_for((tmp_path / "odd" / f"1.held{number}").exists, f"request {number}")
-            process.send_signal(signal.SIGTERM)
-            wait_for(lambda: not _listens(port), "the end of the REST port")
-            assert process.poll() is None
-            (tmp_path / "odd" / "1.go").touch()
-            rest.join()
-            assert y(held.result(60)) == [1]
-            assert answers == [(200, {"predictions": [2]})]
-            assert process.wait(60) == 0
-            with pytest.raises(grpc.RpcError):
-                stubs.predict([1])
-    finally:
-        process.kill()
-        process.wait()
-    lines = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("{")]
-    assert sorted(json.loads(line)["entrypoint"] for line in lines) == ["GRPC", "GRPC", "REST"]
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0

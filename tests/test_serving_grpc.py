@@ -275,6 +275,13 @@ def test_multi_inference_answers_with_the_first_task_s_version(stubs, choice, ve
     ] == [("half", version, "regress_x_to_y"), ("half", version, "classify_x_to_y")]
 
 
+def test_predict_runs_a_signature_for_classification_too(stubs):
+    request = predict_pb2.PredictRequest(model_spec={"name": "odd", "signature_name": "classify"})
+    request.inputs["inputs"].CopyFrom(tf.make_tensor_proto([b"", b""]))
+    response = stubs.predictions.Predict(request)
+    assert tf.make_ndarray(response.outputs["scores"]).tolist() == [[1], [1]]
+
+
 def test_examples_share_the_context_that_comes_with_them(stubs):
     request = _regress("regress_x_to_y")
     for _ in range(2):
@@ -416,7 +423,10 @@ def test_metadata_fields_are_checked_before_the_model_is_looked_up(stubs):
     assert refused(stubs.predictions.GetModelMetadata, request) == error
 
 
-@pytest.mark.parametrize(("choice", "versions"), [({}, [2, 1]), ({"version": {"value": 1}}, [1])])
+@pytest.mark.parametrize(
+    ("choice", "versions"),
+    [({}, [2, 1]), ({"version": {"value": 1}}, [1]), ({"version_label": "no such label"}, [2, 1])],
+)
 def test_status_of_all_versions_or_of_one(stubs, choice, versions):
     request = get_model_status_pb2.GetModelStatusRequest(model_spec={"name": "half", **choice})
     entries = stubs.models.GetModelStatus(request).model_version_status
@@ -556,8 +566,10 @@ def test_health_of_each_model_follows_what_is_loaded(running, stubs):
         shutil.rmtree(running.base / "coming" / "1")  # the folder stays: its version is unloaded
         wait_for(lambda: _health(stubs, "coming") == "NOT_SERVING", "NOT_SERVING")
         _reload(running, stubs)
-        wait_for(lambda: _health(stubs, "coming") == "SERVICE_UNKNOWN", "the model's end")
         wait_for(lambda: seen[1:] and seen[-1] == "SERVICE_UNKNOWN", "the last word")
+        with pytest.raises(grpc.RpcError) as raised:  # as if it had never been there
+            _health(stubs, "coming")
+        assert raised.value.code() is grpc.StatusCode.NOT_FOUND
     finally:
         watch.cancel()
         thread.join()

@@ -302,6 +302,23 @@ def test_the_start_waits_for_a_version_to_appear(disk):
     assert repository.missing() == []
 
 
+def test_a_negative_interval_never_looks_and_the_start_waits_for_ever(disk):
+    disk.add("m", 1)
+    repository = disk.repository(disk.config("m"), file_system_poll_wait_seconds=-1)
+    result = in_background(repository.start)
+    time.sleep(0.2)
+    assert states(repository, "m") == {}
+    assert repository.missing() == ["m"]
+    repository.stop()
+    with pytest.raises(tf.errors.UnavailableError):
+        result()
+
+
+def test_a_base_path_may_be_a_uri(disk):
+    disk.add("m", 1, 2)
+    assert ask(disk.serve(m=f'base_path: "file://{disk.folder}/m"'), "m") == 2
+
+
 def test_a_stop_ends_the_wait(disk):
     repository = disk.repository(disk.config("never"))
     result = in_background(repository.start)
@@ -472,6 +489,24 @@ def test_a_slow_load_holds_up_no_request_no_poll_and_no_other_model(disk):
     assert ask(repository, "quick") == 2
     held.set()
     until_states(repository, "slow", v1="END", v2="AVAILABLE")
+
+
+def test_loads_and_unloads_that_the_system_has_no_thread_for_wait(disk, caplog):
+    disk.add("m", 1)
+    repository = disk.serve("m")
+    ours = threading.stack_size(2**46)  # more than there is room for: no thread can be started
+    try:
+        with pytest.raises(RuntimeError):
+            threading.Thread().start()
+        disk.add("m", 2)
+        until(lambda: "No thread to load or unload {name: m version: 2}" in caplog.text)
+        assert states(repository, "m") == {1: "AVAILABLE", 2: "START"}
+        assert ask(repository, "m") == 1
+        time.sleep(0.1)  # many polls
+        assert caplog.text.count("No thread to load or unload") == 1
+    finally:
+        threading.stack_size(ours)
+    until_states(repository, "m", v1="END", v2="AVAILABLE")
 
 
 def test_an_unload_waits_for_its_requests_and_gives_memory_back(disk, monkeypatch):

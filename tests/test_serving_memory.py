@@ -69,6 +69,5 @@ def test_memory_is_returned_after_unload(large: Path) -> None:
     done = subprocess.run(command, cwd=saved_models.ROOT, stdout=subprocess.PIPE, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
     assert min(found["loaded"]) > 100 * MEGABYTE
-    # TensorFlow itself takes some 20 MB with the first model. The median, as now and then malloc has a page
-    # in use between all the free ones.
-    assert sorted(found["unloaded"])[2] < 50 * MEGABYTE
+    # TensorFlow itself takes some 20 MB with the first model.
+    assert max(found["unloaded"]) < 50 * MEGABYTE

@@ -46,6 +46,32 @@ def test_a_thread_held_up_without_a_word_gets_help():
     assert all(future.result(_PATIENCE) for future in held_up)
 
 
+def test_threads_that_nobody_needs_end_and_others_come_when_needed(monkeypatch):
+    monkeypatch.setattr(workers, "_IDLE_SECONDS", 0.02)
+    pool = workers.Workers(running=1, most=9)
+    seen: set[threading.Thread] = set()
+
+    def busy_hour() -> bool:
+        together = threading.Barrier(8)
+
+        def task() -> None:
+            seen.add(threading.current_thread())
+            with workers.blocked():
+                together.wait(_PATIENCE)
+
+        futures = [pool.submit(task) for _ in range(8)]
+        return not concurrent.futures.wait(futures, _PATIENCE).not_done
+
+    for _ in range(3):
+        assert busy_hour()
+        assert len(seen) == 8
+        deadline = time.monotonic() + _PATIENCE
+        while any(thread.is_alive() for thread in seen) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not any(thread.is_alive() for thread in seen)
+        seen.clear()
+
+
 def test_there_are_never_more_threads_than_allowed():
     pool = workers.Workers(running=1, most=3)
     lock, now, peak = threading.Lock(), 0, 0

@@ -1,4 +1,4 @@
-"""JSON bodies of the REST API: upstream's types, error texts and layout, without a server."""
+"""Bodies of REST requests: upstream's types and error texts, without a server."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
-from tensorflow_serving.apis import classification_pb2, regression_pb2
 
-from serving import rest_json, status
+from serving import rest_requests, status
 
 
 def _infos(**types: str) -> dict[str, meta_graph_pb2.TensorInfo]:
@@ -23,7 +22,7 @@ def _infos(**types: str) -> dict[str, meta_graph_pb2.TensorInfo]:
 
 def _inputs(body: str | bytes, **types: str) -> dict[str, np.ndarray]:
     raw = body.encode() if isinstance(body, str) else body
-    return rest_json.predict_request(raw).inputs(_infos(**types))
+    return rest_requests.predict_request(raw).inputs(_infos(**types))
 
 
 def _refusal(body: str | bytes, **types: str) -> str:
@@ -288,7 +287,7 @@ def test_long_values_are_quoted_up_to_the_token_that_passes_256_bytes():
 
 
 def test_examples_are_built_by_the_type_of_each_value():
-    request = rest_json.examples_request(
+    request = rest_requests.examples_request(
         b"""{"signature_name": "s", "context": {"query": "pizza"}, "examples": [
           {"names": ["foo", {"b64": "aGVsbG8="}], "ratings": [8.0, NaN], "mix": [1, true], "none": []},
           {"ratings": -Infinity, "query": "pasta"}]}"""
@@ -339,136 +338,5 @@ def test_examples_are_built_by_the_type_of_each_value():
 )
 def test_wrong_examples_are_refused_in_upstream_s_words(body, text):
     with pytest.raises(status.Error) as raised:
-        rest_json.examples_request(body.encode())
+        rest_requests.examples_request(body.encode())
     assert status.text(raised.value) == f"INVALID_ARGUMENT: {text}"
-
-
-# --- Answers -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (np.float32(2.5), "2.5"),
-        (np.float32(3), "3.0"),
-        (np.float32(0.2), "0.2"),
-        (np.float32(1 / 3), "0.333333343"),
-        (np.float32(9e6), "9e+06"),
-        (np.float32(999999), "999999.0"),
-        (np.float32(0.00003), "3e-05"),
-        (np.float32(555557.5), "555557.5"),
-        (np.float32(16777216), "16777216.0"),
-        (np.float32(3.4028235e38), "3.40282347e+38"),
-        (np.float32(-0.0), "-0.0"),
-        (np.float32(np.nan), "NaN"),
-        (np.float32(np.inf), "Infinity"),
-        (np.float64(-np.inf), "-Infinity"),
-        (np.float64(0.1), "0.1"),
-        (np.float64(1 / 3), "0.33333333333333331"),
-        (np.int8(-3), "-3"),
-        (np.uint64(2**64 - 1), "18446744073709551615"),
-        (np.bool_(True), "true"),
-    ],
-)
-def test_numbers_are_written_as_upstream_writes_them(value, text):
-    assert rest_json.predictions({"y": np.array([value])}) == (
-        f'{{\n    "predictions": [{text}\n    ]\n}}'.encode()
-    )
-
-
-def _strings(*values: bytes) -> np.ndarray:
-    return np.array(values, object)
-
-
-@pytest.mark.parametrize(
-    ("outputs", "row", "columnar"),
-    [
-        (
-            {"y": np.float32([2.5, 3, 4.5])},
-            '{\n    "predictions": [2.5, 3.0, 4.5\n    ]\n}',
-            '{\n    "outputs": [\n        2.5,\n        3.0,\n        4.5\n    ]\n}',
-        ),
-        (
-            {"y": np.int32([[1, 2], [3, 4]])},
-            '{\n    "predictions": [[1, 2], [3, 4]\n    ]\n}',
-            '{\n    "outputs": [\n        [\n            1,\n            2\n        ],\n        [\n'
-            "            3,\n            4\n        ]\n    ]\n}",
-        ),
-        (
-            {"b": np.float32([1]), "a": np.int64([[2]])},
-            '{\n    "predictions": [\n        {\n            "a": [2],\n            "b": 1.0\n        }\n'
-            "    ]\n}",
-            '{\n    "outputs": {\n        "a": [\n            [\n                2\n            ]\n'
-            '        ],\n        "b": [\n            1.0\n        ]\n    }\n}',
-        ),
-        (
-            {"y_bytes": _strings(b"hello", b"\xff")},
-            '{\n    "predictions": [{\n            "b64": "aGVsbG8="\n        }, {\n'
-            '            "b64": "/w=="\n        }\n    ]\n}',
-            '{\n    "outputs": [\n        {\n            "b64": "aGVsbG8="\n        },\n        {\n'
-            '            "b64": "/w=="\n        }\n    ]\n}',
-        ),
-        (
-            {"y": _strings(b'"\\/\b\x1f\x7f', "ä\n".encode())},
-            '{\n    "predictions": ["\\"\\\\/\\b\\u001F\x7f", "ä\\n"\n    ]\n}',
-            '{\n    "outputs": [\n        "\\"\\\\/\\b\\u001F\x7f",\n        "ä\\n"\n    ]\n}',
-        ),
-        ({"y": np.zeros((0, 3))}, '{\n    "predictions": []\n}', '{\n    "outputs": []\n}'),
-        (
-            {"y": np.zeros((2, 0))},
-            '{\n    "predictions": [[], []\n    ]\n}',
-            '{\n    "outputs": [\n        [],\n        []\n    ]\n}',
-        ),
-    ],
-)
-def test_the_layout_is_upstream_s(outputs, row, columnar):
-    assert rest_json.predictions(outputs).decode() == row
-    assert rest_json.outputs(outputs).decode() == columnar
-
-
-def test_strings_that_are_not_utf8_are_passed_through():
-    assert b'["\xff\xfe"\n' in rest_json.predictions({"y": _strings(b"\xff\xfe")})
-
-
-@pytest.mark.parametrize(
-    ("outputs", "text"),
-    [
-        ({}, "Cannot convert empty tensor map to JSON"),
-        ({"y": np.float32(1)}, "Tensor name: y has no shape information "),
-        (
-            {"x": np.zeros(2), "y": np.zeros(3)},
-            "Tensor name: y has inconsistent batch size: 3 expecting: 2",
-        ),
-        ({"y": np.zeros(1, np.complex64)}, "Failed to write JSON value for tensor type: complex64"),
-        ({"y": np.zeros(1, np.float16)}, "Failed to write JSON value for tensor type: half"),
-    ],
-)
-def test_outputs_without_a_form_in_rows_are_refused(outputs, text):
-    with pytest.raises(status.Error) as raised:
-        rest_json.predictions(outputs)
-    assert status.text(raised.value) == f"INVALID_ARGUMENT: {text}"
-
-
-def test_a_scalar_is_an_answer_in_columns():
-    assert rest_json.outputs({"y": np.float32(1)}) == b'{\n    "outputs": 1.0\n}'
-
-
-def test_large_arrays_come_back_as_they_were():
-    values = np.random.default_rng(0).normal(size=(200, 500)).astype(np.float32)
-    for text, key in ((rest_json.predictions, "predictions"), (rest_json.outputs, "outputs")):
-        written = json.loads(text({"y": values}))[key]
-        np.testing.assert_array_equal(np.array(written, np.float32), values)
-
-
-def test_classifications_and_regressions():
-    classes = classification_pb2.ClassificationResult()
-    for score in (0.2, 1):
-        classes.classifications.add().classes.add(label='c"r', score=score)
-    classes.classifications[0].classes.add(score=0.7)
-    assert rest_json.classifications(classes).decode() == (
-        '{\n    "results": [[["c\\"r", 0.2], ["", 0.7]], [["c\\"r", 1.0]]\n    ]\n}'
-    )
-    numbers = regression_pb2.RegressionResult()
-    for value in (0.2, 42):
-        numbers.regressions.add(value=value)
-    assert rest_json.regressions(numbers).decode() == '{\n    "results": [0.2, 42.0]\n}'
