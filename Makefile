@@ -2,7 +2,7 @@
 # PYTHON=/path/to/python chooses the interpreter (3.11 to 3.13).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench bench-train bench-serve soak clean
+.PHONY: help setup demo test lint bench bench-train bench-serve bench-client soak clean
 
 export TF_CPP_MIN_LOG_LEVEL := 2
 
@@ -41,7 +41,7 @@ lint: setup ## ruff and mypy
 test: setup lint ## lint, then all tests
 	$(VENV)/python -m pytest -q -n 2
 
-bench: bench-train bench-serve ## all benchmarks
+bench: bench-train bench-serve bench-client ## all benchmarks
 
 bench-train: setup ## the GAN's training step against the same networks in PyTorch
 	@$(VENV)/python -c 'import torch' 2>/dev/null \
@@ -50,6 +50,9 @@ bench-train: setup ## the GAN's training step against the same networks in PyTor
 
 bench-serve: setup ## the model server against the same signatures called in process
 	$(VENV)/python tests/bench/serve_bench.py
+
+bench-client: setup ## the client beside tensorflow-serving-api, ovmsclient and REST
+	$(VENV)/python tests/bench/client_bench.py
 
 soak: setup ## an hour at half load: the server's memory, threads and descriptors
 	$(VENV)/python tests/bench/serve_bench.py soak

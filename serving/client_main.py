@@ -1,96 +1,61 @@
 """Asks a model server from the command line.
 
-    python -m serving.client_main predict MODEL [--signature=NAME] \\
-        [--input NAME=VALUE]... [--output_dir=DIR]
-    python -m serving.client_main metadata MODEL    its signatures: inputs, outputs, defaults
-    python -m serving.client_main status MODEL      its versions and their states
+    atelier-client COMMAND MODEL [NAME=VALUE ...] [--server=HOST:PORT] [--json] ...
+    (or python -m serving.client_main COMMAND ...; COMMAND --help explains one)
 
-Values of --input, read as the input's own type:
-    seed=0,1,2               numbers, or true/false; one row each
-    z=[[0.5,1],[2,0.1]]      JSON, for inputs with more dimensions
-    prompt=To be, or not     text, whole, commas and all
-    image=@photo.png         a picture: floats in [0, 1] with a batch dimension for a float input,
-                             the file's own bytes for a string input
-    x=@data.npy              an array; @data.npz:key takes one out of an archive
-The same NAME again adds rows. An input with one row is repeated when another has more.
+{commands}
 
-Outputs: with --output_dir pictures ([B, H, W, 1 or 3] floats in [0, 1]) become PNG files and one
-grid.png, encoded pictures are written as they are, other arrays become .npy files. Without it,
-arrays are printed.
+Values:
+{values}
+
+The answer is printed as a table, or with --json as JSON on one line; --output=FILE writes it to a .png (a
+grid), .npy, .npz, .json, .txt, .mid or .wav file, --output_dir=DIR each output to files of its own.
+
+Exit status: 0, the answer is there; 1, the server or the model failed or refused; 2, the command line is
+wrong or a file cannot be read or written; 130, interrupted. Errors are one line on standard error.
 
 Example:
-    python -m serving.client_main predict gan_fashion --server=127.0.0.1:8500 \\
-        --signature=sample --input seed=0,1,2 --input label=3 --output_dir=out
+    atelier-client sample gan_fashion seed=0..15 label=8 --output=bags.png
 """
 
 from __future__ import annotations
 
-import base64
+import difflib
 import json
-import math
+import os
 import sys
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import flags
 
-from serving import errors, png, tensors
-from serving.client import Client, Signature, TensorSpec
+from serving import errors, inputs, outputs
+from serving.client import TLS, Client, ModelMetadata, Signature
+from serving.inputs import UsageError
 
 _SERVER_FAILED = 1
 _USAGE = 2
-
-_PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg"}
-_PICTURE_BEGINNINGS = {b"\x89PNG\r\n\x1a\n": ".png", b"\xff\xd8\xff": ".jpg"}
-
-
-class UsageError(Exception):
-    """The command line is wrong; the message says how."""
-
-
-def define_flags() -> flags.FlagValues:
-    """A set of our own: absl's global one would clash where a process imports several binaries."""
-    own = flags.FlagValues()
-    flags.DEFINE_string("server", "127.0.0.1:8500", "host:port, or unix:/path.", flag_values=own)
-    flags.DEFINE_string("signature", "", "Signature; empty = serving_default.", flag_values=own)
-    flags.DEFINE_multi_string("input", [], "NAME=VALUE, see above.", flag_values=own)
-    flags.DEFINE_list(
-        "outputs", [], "Wanted outputs, comma-separated; none = all.", flag_values=own
-    )
-    flags.DEFINE_integer(
-        "version",
-        None,
-        "Model version; none = the newest.",
-        lower_bound=0,
-        upper_bound=2**63 - 1,  # it travels as an int64
-        flag_values=own,
-    )
-    flags.DEFINE_string("label", None, "Version label, instead of a version.", flag_values=own)
-    flags.DEFINE_float("timeout", 60.0, "Seconds per call.", flag_values=own)
-    flags.DEFINE_string("output_dir", None, "Folder for the outputs.", flag_values=own)
-    flags.DEFINE_bool("json", False, "Print JSON.", flag_values=own)
-    flags.DEFINE_bool("help", False, "Print this help.", flag_values=own)
-    return own
+_INTERRUPTED = 130  # as shells report SIGINT
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status: 0, 1 for the server's refusals, 2 for the caller's mistakes."""
-    options = define_flags()
+    """Returns the exit status: see above."""
+    argv = sys.argv if argv is None else argv
     try:
-        words = options(sys.argv if argv is None else argv)[1:]
-        if options.help:
-            print(f"{__doc__}\nFlags:{options.get_help()}")
-        else:
-            _run(words, options)
+        return _run(argv)
     except errors.ServingError as error:
         # Without a gRPC code, the client itself found the mistake, before it sent anything.
         return _fail(error, _SERVER_FAILED if error.code else _USAGE)
+    except BrokenPipeError:  # `| head`; Python would complain once more when it flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _SERVER_FAILED
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     except (UsageError, flags.Error, OSError) as error:
         return _fail(error, _USAGE)
-    return 0
 
 
 def _fail(error: Exception, status: int) -> int:
@@ -98,311 +63,384 @@ def _fail(error: Exception, status: int) -> int:
     return status
 
 
-def _run(words: list[str], options: flags.FlagValues) -> None:
-    commands = {"predict": _predict, "metadata": _metadata, "status": _status}
-    if len(words) != 2 or words[0] not in commands:
-        raise UsageError(
-            f"expected {' or '.join(commands)} and a model's name, given "
-            f"{' '.join(words) or 'nothing'} (--help explains)"
-        )
-    sent = [words[1], options.server, options.signature, options.label or "", *options.outputs]
-    for text in sent:
+def _run(argv: list[str]) -> int:
+    name = next((word for word in argv[1:] if not word.startswith("-")), None)
+    if name is None:
+        if "--help" not in argv[1:]:
+            raise UsageError(f"expected a command: {', '.join(_COMMANDS)} (--help explains)")
+        summaries = "\n".join(f"    {key:<9} {command.summary}" for key, command in _COMMANDS.items())
+        print((__doc__ or "").format(commands=summaries, values=_grammar()))
+        return 0
+    if name not in _COMMANDS:
+        close = difflib.get_close_matches(name, _COMMANDS, n=1)
+        guess = f"; did you mean {close[0]}?" if close else ""
+        raise UsageError(f"no command {name!r}{guess} (there are {', '.join(_COMMANDS)})")
+    command = _COMMANDS[name]
+    options = _define_flags(command)
+    words = options(argv)[1:]
+    words.remove(name)
+    if options.help:
+        print(f"{command.help(name)}\nFlags:{options.get_help()}")
+        return 0
+    if not words and not command.model_is_optional:
+        raise UsageError(f"expected {name} MODEL ({name} --help explains)")
+    for value in options.flag_values_dict().values():
+        words_of_flag = value if isinstance(value, list) else [value]
+        _check_utf8([word for word in words_of_flag if isinstance(word, str)])
+    _check_utf8(words)
+    addresses = options.server.split(",")
+    with Client.connect(
+        addresses if len(addresses) > 1 else addresses[0],
+        tls=_tls(options),
+        compression=options.compression,
+        timeout=options.timeout,
+    ) as client:
+        return command.run(client, words, options)
+
+
+def _check_utf8(texts: list[str]) -> None:
+    for text in texts:
         try:
             text.encode()
         except UnicodeEncodeError:
             raise UsageError(f"{text!r} is not UTF-8, as names on a server are") from None
-    with Client.connect(options.server, timeout=options.timeout) as client:
-        commands[words[0]](client, words[1], options)
 
 
-def _predict(client: Client, model: str, options: flags.FlagValues) -> None:
-    metadata = client.metadata(model, version=options.version, label=options.label)
-    name = options.signature or "serving_default"
-    # An unknown signature is the client's to report: it knows the others.
-    known = metadata.signatures.get(name, Signature(name, {}, {}, "")).inputs
-    outputs = client.predict(
-        model,
-        read_inputs(options.input, known),
-        signature=options.signature,
-        version=options.version,
-        label=options.label,
-        outputs=options.outputs or None,
-    )
-    files = write_outputs(outputs, Path(options.output_dir)) if options.output_dir else {}
+def _grammar() -> str:
+    """What `inputs` says about values, without its title."""
+    return (inputs.__doc__ or "").partition("\n\n")[2].rstrip()
+
+
+def _tls(options: flags.FlagValues) -> bool | TLS:
+    if options.tls_cert is None and options.tls_key is None and options.tls_ca is None:
+        return options.tls
+    return TLS(ca=options.tls_ca, key=options.tls_key, cert=options.tls_cert)
+
+
+# --- Commands ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Command:
+    run: Callable[[Client, list[str], flags.FlagValues], int]
+    summary: str
+    model_is_optional: bool = False
+    answers: bool = False  # whether it runs a signature, with flags for its outputs
+
+    def help(self, name: str) -> str:
+        """The function's docstring under the summary."""
+        text = f"atelier-client {name}: {self.summary}\n\n{_unindented(self.run.__doc__ or '')}"
+        return f"{text}\n\nValues:\n{_grammar()}\n" if self.answers else f"{text}\n"
+
+
+def _unindented(text: str) -> str:
+    return "\n".join(line.removeprefix("    ") for line in text.strip().splitlines())
+
+
+def _define_flags(command: _Command) -> flags.FlagValues:
+    """A set of our own: absl's global one would clash where a process imports several binaries."""
+    own = flags.FlagValues()
+    server = "host:port or unix:/path; several, with commas, in turn."
+    flags.DEFINE_string("server", "127.0.0.1:8500", server, flag_values=own)
+    flags.DEFINE_float("timeout", 60.0, "Seconds per call.", flag_values=own)
+    flags.DEFINE_bool("tls", False, "TLS with the system's roots.", flag_values=own)
+    flags.DEFINE_string("tls_ca", None, "PEM file of the server's root; TLS.", flag_values=own)
+    flags.DEFINE_string("tls_cert", None, "PEM file of the client's certificate; TLS.", flag_values=own)
+    flags.DEFINE_string("tls_key", None, "PEM file of its key.", flag_values=own)
+    compressions = ["gzip", "deflate"]
+    flags.DEFINE_enum("compression", None, compressions, "Of what is sent.", flag_values=own)
+    flags.DEFINE_bool("json", False, "Print JSON.", flag_values=own)
+    flags.DEFINE_bool("help", False, "Print this help.", flag_values=own)
+    if command.run is not _health:
+        flags.DEFINE_integer(
+            "version",
+            None,
+            "Model version; none = the newest.",
+            lower_bound=0,
+            upper_bound=2**63 - 1,  # it travels as an int64
+            flag_values=own,
+        )
+    if command.run is _describe or command.answers:
+        flags.DEFINE_string("label", None, "Version label, instead of a version.", flag_values=own)
+    if command.answers:
+        flags.DEFINE_string("signature", "", "Signature; empty = the command's own.", flag_values=own)
+        flags.DEFINE_multi_string("input", [], "NAME=VALUE, as the words after the model.", flag_values=own)
+        wanted = "Wanted outputs, comma-separated; none = all."
+        flags.DEFINE_list("outputs", [], wanted, flag_values=own)
+        flags.DEFINE_string("output", None, "File for the answer.", flag_values=own)
+        flags.DEFINE_string("output_dir", None, "Folder for the outputs.", flag_values=own)
+    return own
+
+
+def _status(client: Client, words: list[str], options: flags.FlagValues) -> int:
+    """atelier-client status MODEL... [--version=N]
+
+    The versions that the server has seen, newest first, with their states and what made them fail. The exit
+    status is 1 if one of the models has no version that is AVAILABLE.
+    """
+    found = {model: client.status(model, version=options.version) for model in words}
     if options.json:
-        print(json.dumps({k: files.get(k) or _jsonable(v) for k, v in sorted(outputs.items())}))
-        return
-    for key, array in sorted(outputs.items()):
-        kind = "string" if array.dtype == object else array.dtype
-        print(f"{key}: {kind} {list(array.shape)}")
-        if key in files:
-            print("\n".join(f"  {path}" for path in files[key]))
-        else:
-            print(_text(array))
+        # One model's list alone, as ever.
+        listed = {model: [vars(version) for version in versions] for model, versions in found.items()}
+        print(json.dumps(listed if len(listed) > 1 else next(iter(listed.values()))))
+    else:
+        for model, versions in found.items():
+            if len(found) > 1:
+                print(model)
+            print(f"{'version':>12}  {'state':<10} error")
+            for version in versions:
+                error = "" if version.error_code == "OK" else f"{version.error_code}: "
+                print(f"{version.version:>12}  {version.state:<10} {error}{version.error_message}".rstrip())
+    served = all(any(v.state == "AVAILABLE" for v in versions) for versions in found.values())
+    return 0 if served else _SERVER_FAILED
 
 
-def _metadata(client: Client, model: str, options: flags.FlagValues) -> None:
+def _health(client: Client, words: list[str], options: flags.FlagValues) -> int:
+    """atelier-client health [MODEL]
+
+    What the server's health service says of itself, or of one model where it knows models; the exit status is
+    0 for SERVING and else 1. TensorFlow Serving has the service with --enable_grpc_healthcheck_service.
+    """
+    answer = client.health(words[0] if words else "")
+    print(json.dumps({"health": answer}) if options.json else answer)
+    return 0 if answer == "SERVING" else _SERVER_FAILED
+
+
+def _describe(client: Client, words: list[str], options: flags.FlagValues) -> int:
+    """atelier-client describe MODEL [--version=N | --label=L]
+
+    The signatures of a model: inputs and outputs with their types, shapes (? is any size) and defaults, and a
+    command to begin with.
+    """
+    model = _one_model(words)
     metadata = client.metadata(model, version=options.version, label=options.label)
     if options.json:
-        signatures = {
-            name: {
-                part: {
-                    spec.name: {
-                        "dtype": spec.dtype,
-                        "shape": None if spec.shape is None else list(spec.shape),
-                        **({} if spec.default is None else {"default": _jsonable(spec.default)}),
-                    }
-                    for spec in specs.values()
-                }
-                for part, specs in (("inputs", found.inputs), ("outputs", found.outputs))
-            }
-            for name, found in metadata.signatures.items()
-        }
-        print(json.dumps({"model": model, "version": metadata.version, "signatures": signatures}))
-        return
+        print(json.dumps(_described(metadata)))
+        return 0
     print(f"{model} version {metadata.version}")
     for name, signature in metadata.signatures.items():
         print(f"\n{name}")
         for arrow, specs in (("in ", signature.inputs), ("out", signature.outputs)):
             for spec in specs.values():
-                default = ""
-                if spec.default is not None:
-                    default = f"  default {_text(spec.default)}"
+                default = "" if spec.default is None else f"  default {outputs.text(spec.default)}"
                 print(f"  {arrow}  {spec.name:<16} {spec}{default}")
+        given = " ".join(f"{s.name}=..." for s in signature.inputs.values() if s.default is None)
+        chosen = "" if name == "serving_default" else f" --signature={name}"
+        print(f"  atelier-client predict {model} {given}{chosen}")
+    return 0
 
 
-def _status(client: Client, model: str, options: flags.FlagValues) -> None:
-    versions = client.status(model, version=options.version)
-    if options.json:
-        print(json.dumps([vars(version) for version in versions]))
-        return
-    print(f"{'version':>12}  {'state':<10} error")
-    for version in versions:
-        error = "" if version.error_code == "OK" else f"{version.error_code}: "
-        print(f"{version.version:>12}  {version.state:<10} {error}{version.error_message}")
-
-
-# --- Inputs --------------------------------------------------------------------------------------
-
-
-def read_inputs(texts: list[str], known: Mapping[str, TensorSpec]) -> dict[str, np.ndarray]:
-    """Arrays from NAME=VALUE texts, by the types that the signature's inputs have.
-
-    Values of one name are stacked along dimension 0, and inputs with one row are repeated to the
-    rows of the others. A name that the signature lacks becomes an empty array, for the client to
-    refuse.
-
-    Raises:
-      UsageError: not NAME=VALUE, or a value that is not of the input's type.
-      OSError: a file that cannot be read.
-    """
-    values: dict[str, list[np.ndarray]] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not name or not equals:
-            raise UsageError(f"--input {text}: expected NAME=VALUE")
-        spec = known.get(name)
-        try:
-            array = np.empty(0) if spec is None else _read_value(value, spec)
-        except (ValueError, KeyError) as error:
-            raise UsageError(f"--input {name}: {error}") from None
-        values.setdefault(name, []).append(array)
-    inputs = {}
-    for name, arrays in values.items():
-        try:
-            inputs[name] = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-        except ValueError as error:
-            raise UsageError(f"--input {name}: its values do not stack: {error}") from None
-    rows = max((array.shape[0] for array in inputs.values() if array.ndim), default=1)
-    return {
-        name: np.repeat(array, rows, axis=0) if _is_one_row(array, known.get(name)) else array
-        for name, array in inputs.items()
+def _described(metadata: ModelMetadata) -> dict[str, Any]:
+    signatures = {
+        name: {
+            part: {
+                spec.name: {
+                    "dtype": spec.dtype,
+                    "shape": None if spec.shape is None else list(spec.shape),
+                    **({} if spec.default is None else {"default": outputs.jsonable(spec.default)}),
+                }
+                for spec in specs.values()
+            }
+            for part, specs in (("inputs", found.inputs), ("outputs", found.outputs))
+        }
+        for name, found in metadata.signatures.items()
     }
+    return {"model": metadata.model, "version": metadata.version, "signatures": signatures}
 
 
-def _is_one_row(array: np.ndarray, spec: TensorSpec | None) -> bool:
-    """Whether the array has one row where the signature takes any number of them."""
-    any_rows = spec is not None and (not spec.shape or spec.shape[0] is None)
-    return any_rows and array.ndim > 0 and array.shape[0] == 1
+def _predict(client: Client, words: list[str], options: flags.FlagValues) -> int:
+    """atelier-client predict MODEL NAME=VALUE... [--signature=NAME] [--outputs=A,B] [--output=FILE]
 
-
-def _read_value(text: str, spec: TensorSpec) -> np.ndarray:
-    if text.startswith("@"):
-        return _read_file(text[1:], spec)
-    if spec.dtype == "string":
-        return _as_rows(np.array(text.encode(), dtype=object), spec)
-    if text.startswith("["):
-        try:
-            return tensors.to_array(json.loads(text), spec.dtype)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{text!r} is not JSON: {error}") from None
-    numbers = [_parse_number(word.strip(), spec) for word in text.split(",")]
-    array = tensors.to_array(numbers, spec.dtype)
-    return _as_rows(array[0], spec) if len(numbers) == 1 else array
-
-
-def _parse_number(word: str, spec: TensorSpec) -> complex:
-    booleans = {"true": True, "1": True, "false": False, "0": False}
-    if spec.dtype == "bool" and word.lower() in booleans:
-        return booleans[word.lower()]
-    for kind in (int, float, complex):
-        try:
-            return kind(word)
-        except ValueError:
-            continue
-    raise ValueError(f"expected {spec.dtype}, given {word!r}")
-
-
-def _as_rows(value: Any, spec: TensorSpec) -> np.ndarray:
-    """One value as the signature wants it: a scalar, or a batch of one."""
-    array = np.asarray(value)
-    return array if spec.shape == () else array.reshape(1)
-
-
-def _read_file(name: str, spec: TensorSpec) -> np.ndarray:
-    path, _, key = name.partition(".npz:")
-    if key:
-        return _read_array(f"{path}.npz", key)
-    if name.endswith(".npy"):
-        return _read_array(name)
-    if spec.dtype == "string":
-        return _as_rows(np.array(Path(name).read_bytes(), dtype=object), spec)
-    if Path(name).suffix.lower() in _PICTURE_SUFFIXES:
-        return _read_picture(name, spec)
-    raise ValueError(f"{name}: expected .npy, .npz:key, .png or .jpg for a {spec.dtype} input")
-
-
-def _read_array(path: str, key: str | None = None) -> np.ndarray:
-    """The array of a .npy file, or the one called `key` of a .npz archive."""
-    with open(path, "rb") as file:
-        try:
-            if key is None:
-                return np.lib.format.read_array(file)
-            with zipfile.ZipFile(file) as archive:
-                names = [name.removesuffix(".npy") for name in archive.namelist()]
-                if key in names:
-                    with archive.open(f"{key}.npy") as member:
-                        return np.lib.format.read_array(member)
-        # Damaged files make numpy and zipfile raise a dozen kinds, TokenError and EOFError among them.
-        except Exception as error:
-            kind = "no .npy file" if key is None else "no .npz archive"
-            reason = str(error) or type(error).__name__
-            raise ValueError(f"{path} is damaged or {kind}: {reason}") from None
-    raise ValueError(f"{path} has no array {key!r}, it has {', '.join(names) or 'none'}")
-
-
-def _read_picture(name: str, spec: TensorSpec) -> np.ndarray:
-    """[1, H, W, C]; C as the signature says, else 3. Floats in [0, 1], or uint8 as stored."""
-    try:
-        from PIL import Image  # not in the base install: only who reads pictures needs it
-    except ImportError:
-        raise UsageError("reading pictures needs Pillow: pip install Pillow") from None
-
-    channels = spec.shape[-1] if spec.shape else 3
-    try:
-        with Image.open(name) as picture:
-            pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
-    except FileNotFoundError:
-        raise
-    # A damaged file is any of these to Pillow.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} is no readable picture: {error}") from None
-    pixels = pixels.reshape(1, *pixels.shape[:2], -1)  # [1, H, W, C]
-    if spec.dtype == "uint8":
-        return pixels
-    if "float" not in spec.dtype:
-        raise ValueError(f"a picture does not fit a {spec.dtype} input")
-    return pixels.astype(np.float32) / 255
-
-
-# --- Outputs -------------------------------------------------------------------------------------
-
-
-def write_outputs(outputs: dict[str, np.ndarray], folder: Path) -> dict[str, list[str]]:
-    """Writes every output into `folder`, made if need be; returns output -> paths.
-
-    Raises:
-      OSError: `folder` cannot be written.
+    Runs one signature (serving_default unless named) of any model.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    pictures = [name for name, array in outputs.items() if _is_pictures(array)]
-    files: dict[str, list[str]] = {}
-    for name, array in outputs.items():
-        if name in pictures:
-            # With several picture outputs each has its own grid.
-            grid = "grid.png" if len(pictures) == 1 else f"{name}_grid.png"
-            files[name] = _write_pictures(name, array, folder, folder / grid)
-        elif array.dtype == object:
-            files[name] = _write_bytes(name, array, folder)
-        else:
-            path = folder / f"{name}.npy"
-            np.save(path, array)
-            files[name] = [str(path)]
-    return files
+    signature = _signature(client, words[0], options)
+    return _answer(client, words[0], signature, words[1:], options)
 
 
-def _is_pictures(array: np.ndarray) -> bool:
-    return (
-        array.ndim == 4
-        and array.shape[-1] in (1, 3)
-        and array.size > 0
-        and array.dtype.kind == "f"
-        and bool(array.min() >= 0)
-        and bool(array.max() <= 1)
+def _sample(client: Client, words: list[str], options: flags.FlagValues) -> int:
+    """atelier-client sample MODEL [seed=0..15] [NAME=VALUE...] [--output=FILE]
+
+    Runs the signature `sample`: without seeds sixteen of them, and without a place for the answer the
+    pictures become a grid in MODEL.png.
+    """
+    signature = _signature(client, words[0], options, "sample")
+    values = words[1:]
+    if "seed" in signature.inputs and not _given("seed", values, options):
+        values.append("seed=0..15")
+    return _answer(client, words[0], signature, values, options, Path(f"{Path(words[0]).name}.png"))
+
+
+def _generate(client: Client, words: list[str], options: flags.FlagValues) -> int:
+    """atelier-client generate MODEL [PROMPT...] [NAME=VALUE...] [--output=FILE]
+
+    Runs the signature `generate`: each PROMPT is one row, and text is printed as it is. Without a seed it
+    is 0. Notes go to a .mid file (MIDI) or to .wav.
+    """
+    signature = _signature(client, words[0], options, "generate")
+    prompts, values = _split(words[1:], signature)
+    if prompts and "prompt" not in signature.inputs:
+        known = ", ".join(signature.inputs) or "no input"
+        raise UsageError(f"signature {signature.name!r} takes no prompt; it has {known}")
+    values += [f"prompt={prompt}" for prompt in prompts]
+    seed = signature.inputs.get("seed")
+    if seed is not None and seed.default is None and not _given("seed", values, options):
+        values.append("seed=0")
+    return _answer(client, words[0], signature, values, options, print_text=True)
+
+
+def _stylize(client: Client, words: list[str], options: flags.FlagValues) -> int:
+    """atelier-client stylize MODEL PICTURE [STYLE PICTURE] [NAME=VALUE...] [--output=FILE]
+
+    Runs `stylize_bytes`, or else `stylize`, on a picture: the style is a second picture or what the model's
+    own inputs say (style=NAME, style_weights=...). Without a place for the answer it is PICTURE_stylized.png
+    or .jpg.
+    """
+    pictures, _ = _split(words[1:], None)
+    signature = _signature(client, words[0], options, "stylize_bytes", "stylize")
+    return _pictures(client, words, signature, options, Path(f"{_stem(pictures)}_stylized.png"))
+
+
+def _classify(client: Client, words: list[str], options: flags.FlagValues) -> int:
+    """atelier-client classify MODEL PICTURE... [NAME=VALUE...]
+
+    Runs `classify_bytes`, or else `classify`, on pictures; a line for each.
+    """
+    signature = _signature(client, words[0], options, "classify_bytes", "classify")
+    wanted = [name for name in ("label", "probabilities") if name in signature.outputs]
+    return _pictures(client, words, signature, options, wanted=wanted)
+
+
+_COMMANDS = {
+    "status": _Command(_status, "the versions of models and their states"),
+    "health": _Command(_health, "whether the server, or a model, takes requests", model_is_optional=True),
+    "describe": _Command(_describe, "a model's signatures: inputs, outputs, defaults"),
+    "predict": _Command(_predict, "run any signature", answers=True),
+    "sample": _Command(_sample, "draw samples, as one PNG", answers=True),
+    "generate": _Command(_generate, "continue text, or write music", answers=True),
+    "stylize": _Command(_stylize, "paint a picture in a style", answers=True),
+    "classify": _Command(_classify, "say what pictures show", answers=True),
+}
+
+
+# --- What the commands share ---------------------------------------------------------------------
+
+
+def _one_model(words: list[str]) -> str:
+    if len(words) != 1:
+        raise UsageError(f"expected one model, given {' '.join(words)}")
+    return words[0]
+
+
+def _signature(client: Client, model: str, options: flags.FlagValues, *usual: str) -> Signature:
+    """The one that is asked for, else the first of the usual ones that the model has, else the default."""
+    known = client.metadata(model, version=options.version, label=options.label).signatures
+    name = options.signature or next((name for name in usual if name in known), "serving_default")
+    # An unknown signature is the client's to report: it knows the others.
+    return known.get(name, Signature(name, {}, {}, ""))
+
+
+def _given(name: str, values: list[str], options: flags.FlagValues) -> bool:
+    return any(value.startswith((f"{name}=", "@")) for value in [*values, *options.input])
+
+
+def _split(words: list[str], signature: Signature | None) -> tuple[list[str], list[str]]:
+    """Plain words, and those that are NAME=VALUE or @FILE; a NAME that is no input may be part of a text."""
+
+    def is_value(word: str) -> bool:
+        name, equals, _ = word.partition("=")
+        known = name.isidentifier() if signature is None else name in signature.inputs
+        return word.startswith("@") or bool(equals and known)
+
+    return [word for word in words if not is_value(word)], [word for word in words if is_value(word)]
+
+
+def _stem(pictures: list[str]) -> str:
+    return Path(pictures[0]).stem if pictures else "picture"
+
+
+def _pictures(
+    client: Client,
+    words: list[str],
+    signature: Signature,
+    options: flags.FlagValues,
+    default: Path | None = None,
+    wanted: list[str] | None = None,
+) -> int:
+    """Runs a signature on picture files: each in its own input, or all as rows of the only one."""
+    model, *rest = words
+    files, values = _split(rest, None)
+    takes = [name for name in ("image_bytes", "image", "content", "style") if name in signature.inputs]
+    # `style` of stylize_bytes is a name, not a picture.
+    if signature.inputs.keys() >= {"image_bytes", "style"}:
+        takes.remove("style")
+    takes = [name for name in takes if not _given(name, values, options)]
+    if files and not takes:
+        known = ", ".join(signature.inputs) or "no input"
+        raise UsageError(f"signature {signature.name!r} takes no picture; it has {known}")
+    slots = takes if len(takes) > 1 else takes * len(files)
+    if len(files) > len(slots):
+        raise UsageError(f"expected at most {len(slots)} pictures ({', '.join(slots)}), given {len(files)}")
+    values += [f"{name}=@{file}" for name, file in zip(slots, files, strict=False)]
+    names = files if len(takes) == 1 else []
+    return _answer(client, model, signature, values, options, default, names=names, wanted=wanted)
+
+
+def _answer(
+    client: Client,
+    model: str,
+    signature: Signature,
+    values: list[str],
+    options: flags.FlagValues,
+    default: Path | None = None,
+    *,
+    names: list[str] | None = None,
+    wanted: list[str] | None = None,
+    print_text: bool = False,
+) -> int:
+    """Asks, then prints or writes the answer.
+
+    Args:
+      default: where a picture goes if nothing says where.
+      names: of the rows.
+      wanted: the outputs if --outputs does not say.
+      print_text: whether the texts are all that is printed, if there are any.
+    """
+    answer = client.predict(
+        model,
+        inputs.read([*values, *options.input], signature.inputs),
+        signature=signature.name,
+        version=options.version,
+        label=options.label,
+        outputs=options.outputs or wanted,
     )
+    files: dict[str, list[str]] = {}
+    if options.output_dir:
+        files = outputs.write_folder(answer, Path(options.output_dir))
+    place = Path(options.output) if options.output else None
+    if place is None and default is not None and not options.output_dir and not options.json:
+        place = _default_place(answer, default)
+    if place is not None:
+        print(outputs.write_file(answer, place), file=sys.stderr if options.json else sys.stdout)
+        if not options.json:
+            return 0
+    if options.json:
+        print(json.dumps({k: files.get(k) or outputs.jsonable(v) for k, v in sorted(answer.items())}))
+    elif files:
+        print("\n".join(path for paths in files.values() for path in paths))
+    elif print_text and (texts := [v for v in answer.values() if v.dtype == object]):
+        print("\n\n".join(outputs.text(np.atleast_1d(t)[i : i + 1]) for t in texts for i in range(t.size)))
+    else:
+        print(outputs.table(answer, names or []))
+    return 0
 
 
-def _write_pictures(name: str, array: np.ndarray, folder: Path, grid_path: Path) -> list[str]:
-    pixels = np.round(array.astype(np.float32) * 255).astype(np.uint8)
-    paths = []
-    for row, picture in enumerate(pixels):
-        path = folder / f"{name}_{row:03}.png"
-        path.write_bytes(png.encode(picture))
-        paths.append(str(path))
-    count, height, width, channels = pixels.shape
-    columns = math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    grid = np.full((rows * columns, height, width, channels), 255, np.uint8)
-    grid[:count] = pixels
-    grid = grid.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
-    grid_path.write_bytes(png.encode(grid.reshape(rows * height, columns * width, channels)))
-    return [*paths, str(grid_path)]
-
-
-def _write_bytes(name: str, array: np.ndarray, folder: Path) -> list[str]:
-    paths = []
-    for row, value in enumerate(array.ravel()):
-        suffix = next(
-            (s for beginning, s in _PICTURE_BEGINNINGS.items() if value.startswith(beginning)), None
-        )
-        path = folder / f"{name}_{row:03}{suffix or ('.txt' if _utf8(value) else '.bin')}"
-        path.write_bytes(value)
-        paths.append(str(path))
-    return paths
-
-
-def _utf8(value: bytes) -> str | None:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return None
-
-
-def _text(array: np.ndarray) -> str:
-    if array.dtype != object:
-        return np.array2string(array, precision=4, threshold=100)
-    return "\n".join(_utf8(value) or f"<{len(value)} bytes>" for value in array.ravel())
-
-
-def _jsonable(array: np.ndarray) -> Any:
-    """Nested lists; text as text, other bytes as TensorFlow Serving's {"b64": ...}."""
-    if array.dtype != object:
-        return (array if array.dtype.kind in "biuf" else array.astype(np.float64)).tolist()
-    texts = np.empty(array.shape, dtype=object)
-    for index, value in enumerate(array.flat):
-        text = _utf8(value)
-        texts.flat[index] = {"b64": base64.b64encode(value).decode()} if text is None else text
-    return texts.tolist()
+def _default_place(answer: outputs.Arrays, default: Path) -> Path | None:
+    """`default`, with the suffix of what the answer holds; None if that is no single picture."""
+    encoded = [v.flat[0] for v in answer.values() if v.dtype == object and v.size == 1]
+    suffixes = [inputs.picture_suffix(value) for value in encoded]
+    if suffixes and suffixes[0]:
+        return default.with_suffix(suffixes[0])
+    return default if sum(map(outputs.is_pictures, answer.values())) == 1 else None
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""The client and its command line against the embedded server."""
+"""The client against the embedded server."""
 
 from __future__ import annotations
 
-import json
-import subprocess
+import inspect
+import pickle
 import time
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,11 +12,11 @@ import grpc
 import numpy as np
 import pytest
 import saved_models
-from PIL import Image
+import tensorflow as tf
 
-from serving import client_main, errors, png
-from serving.client import Client
-from serving.launch import LaunchedServer
+from serving import errors
+from serving.client import Client, ServedModel, Split
+from serving.launch import LaunchedServer, launch
 
 pytest_plugins = ["saved_models"]  # the models and the running server
 
@@ -87,7 +86,7 @@ INVALID = [
     ({"x": [[1, 2]]}, {}, r"input 'x': expected shape \[\?, 3\], given \[1, 2\]"),
     ({"x": [[1, 2, 3]]}, {"outputs": ["imagee"]}, "no output 'imagee'; did you mean 'image'?"),
     ({"gian": [1], "x": [1]}, {"signature": "options"}, "no input 'gian'; did you mean 'gain'?"),
-    ({"x": [[1, 2, 3]]}, {"version": 1, "label": "stable"}, "a version or a label, not both"),
+    ({"x": [[1, 2, 3]]}, {"version": 1, "label": "stable"}, "a version, a label or a split, not two of them"),
 ]
 
 
@@ -199,6 +198,160 @@ def test_status_lists_versions_newest_first(client):
         client.status("nope")
 
 
+# --- The answer, and a model as an object --------------------------------------------------------
+
+
+def test_an_answer_says_who_made_it_and_is_read_only(client):
+    answer = client.predict("labelled", {"x": [[1, 0, 0]]}, label="stable")
+    assert (answer.model, answer.version, answer.label) == ("labelled", 1, "stable")
+    assert answer.signature == "serving_default"
+    assert "labelled version 1 (stable), serving_default: " in repr(answer)
+    assert "y: float32 [1]" in repr(answer) and "image: float32 [1, 4, 4, 1]" in repr(answer)
+    with pytest.raises(ValueError, match="read-only"):
+        answer["y"][0] = 1
+    again = pickle.loads(pickle.dumps(answer))
+    assert again.version == 1 and again["y"].tolist() == [2]
+
+
+def test_a_model_s_signatures_are_methods(client):
+    dense = client.model("dense")
+    assert dense.options(x=[1, 2])["y"].tolist() == [4, 7]
+    assert dense.options(x=[1, 2], gain=10)["y"].tolist() == [11, 21]
+    assert dense(x=[[1, 2, 3]])["y"].tolist() == [12]
+    assert dense["options"](x=[1]).signature == "options"
+    assert {"options", "wide", "slow", "serving_default"} <= set(dir(dense))
+    assert list(dense) == ["options", "serving_default", "slow", "wide"]
+    assert "options(*, x: 'float32 [?]', gain: 'float32 [1]' = 3.0" in repr(dense)
+
+
+def test_a_signature_documents_itself(client):
+    options = client.model("dense").options
+    parameters = inspect.signature(options).parameters
+    assert list(parameters) == ["x", "gain", "shift"]
+    assert parameters["x"].default is inspect.Parameter.empty
+    assert (parameters["gain"].default, parameters["gain"].annotation) == (3.0, "float32 [1]")
+    assert options.__doc__.splitlines()[0] == "Signature 'options' of dense, version 1."
+    assert "  gain: float32 [1], [3.0] if left out\n" in options.__doc__
+    assert "Returns:\n  y: float32 [?]\n" in options.__doc__
+
+
+def test_mistakes_at_a_model_are_named(client):
+    dense = client.model("dense")
+    with pytest.raises(AttributeError, match=r"no signature 'option'; did you mean 'options'\?"):
+        dense.option  # noqa: B018
+    with pytest.raises(LookupError, match="no signature 'option'"):
+        dense["option"]
+    with pytest.raises(TypeError, match=r"inputs are given by name: options\(\*, x"):
+        dense.options([1])
+    with pytest.raises(errors.InvalidInput, match=r"no input 'gian'; did you mean 'gain'\?"):
+        dense.options(x=[1], gian=[1])
+    with pytest.raises(errors.ModelNotFound):
+        client.model("nope")
+
+
+def test_a_model_keeps_to_its_version_or_label(client):
+    assert client.model("labelled", version=1)(x=[[1, 0, 0]])["y"].tolist() == [2]
+    assert client.model("labelled", label="canary")(x=[[1, 0, 0]])["y"].tolist() == [5]
+    split = Split({1: 1, "canary": 1})
+    both = client.model("labelled", split=split)
+    assert {both(x=[[1, 0, 0]])["y"].item() for _ in range(60)} == {2, 5}
+
+
+# --- Classify, Regress, health, reload -----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reloadable(model_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Client, Path]]:
+    """A client of a server of its own, without a health service: "first", and the base path of "examples".
+
+    `classify`: inputs, serialized tf.Example [B] with x -> classes [low, high], scores [x, 2 x].
+    `regress`: -> outputs x + 1.
+    """
+
+    class Examples(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")], autograph=False)
+        def classify(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+            x = _parsed(inputs)
+            return {
+                "classes": tf.tile([["low", "high"]], [tf.shape(x)[0], 1]),
+                "scores": tf.stack([x, 2.0 * x], 1),
+            }
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")], autograph=False)
+        def regress(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"outputs": _parsed(inputs) + 1.0}
+
+    def _parsed(inputs: tf.Tensor) -> tf.Tensor:
+        return tf.io.parse_example(inputs, {"x": tf.io.FixedLenFeature([], tf.float32)})["x"]
+
+    base = tmp_path_factory.mktemp("examples")
+    module = Examples()
+    signatures = {"classify": module.classify, "regress": module.regress}
+    tf.saved_model.save(module, str(base / "1"), signatures=signatures)
+    models = {"first": model_base / "labelled", "examples": base}
+    server = launch(models, flags=["--max_num_load_retries=0"])
+    with server as launched, Client.connect(launched.address) as client:
+        yield client, base
+
+
+def test_examples_are_classified_and_regressed(reloadable):
+    client, _ = reloadable
+    rows = [{"x": 2.0}, {"x": [4.0]}]
+    scored = client.classify("examples", rows, signature="classify")
+    assert scored["classes"].tolist() == [[b"low", b"high"]] * 2
+    assert scored["scores"].tolist() == [[2, 4], [4, 8]]
+    assert (scored.version, scored.signature) == (1, "classify")
+    assert client.regress("examples", rows, signature="regress")["outputs"].tolist() == [3, 5]
+    shared = client.regress("examples", [{}, {}], context={"x": 1.0}, signature="regress")
+    assert shared["outputs"].tolist() == [2, 2]
+    with pytest.raises(errors.InvalidInput, match="feature 'x': expected string"):
+        client.classify("examples", [{"x": None}], signature="classify")
+    with pytest.raises(errors.SignatureNotFound, match="No signature was found with the name: nope"):
+        client.regress("examples", rows, signature="nope")
+    with pytest.raises(errors.ModelNotFound):
+        client.classify("nope", rows)
+
+
+def test_health_of_the_server_and_of_a_model(client):
+    assert client.health() == "SERVING"
+    assert client.health("dense") == "SERVING"
+    assert client.health("nope") == "SERVICE_UNKNOWN"
+
+
+def test_health_needs_its_flag(reloadable):
+    with pytest.raises(errors.NotSupported):
+        reloadable[0].health()
+
+
+def test_reload_replaces_the_list_of_models(reloadable, model_base, tmp_path):
+    client, examples = reloadable
+    dense, rest = model_base / "labelled", {"examples": examples}
+    x = {"x": [[1, 0, 0]]}
+    assert client.predict("first", x).version == 2
+    client.reload({"second": ServedModel(dense, versions="all"), **rest})
+    deadline = time.monotonic() + 60
+    while [v.state for v in client.status("second")] != ["AVAILABLE", "AVAILABLE"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    client.reload({"second": ServedModel(dense, versions="all", labels={"stable": 1}), **rest})
+    assert client.predict("second", x, label="stable").version == 1
+    assert client.predict("second", x, version=2).version == 2
+    client.reload({"second": ServedModel(dense, versions=[1]), "third": dense, **rest})
+    assert client.predict("third", x).version == 2
+    config = tmp_path / "models.config"
+    entry = 'config {{ name: "{}" base_path: "{}" model_platform: "tensorflow" }}'
+    entries = entry.format("fourth", dense) + entry.format("examples", examples)
+    config.write_text(f"model_config_list {{ {entries} }}")
+    client.reload(config)
+    assert client.predict("fourth", x).version == 2
+    config.write_text("model_config_list { config { nome: 1 } }")
+    with pytest.raises(errors.InvalidInput, match=r"models\.config: no ModelServerConfig: .*nome"):
+        client.reload(str(config))
+    with pytest.raises(errors.InvalidInput, match="relative/path"):
+        client.reload({"fifth": "relative/path"}, timeout=20.0)
+    assert client.predict("fourth", x).version == 2  # what is refused changes nothing
+
+
 # --- Exceptions ----------------------------------------------------------------------------------
 
 
@@ -211,251 +364,3 @@ def test_the_module_s_drawing_shows_every_exception_with_its_bases():
             assert drawn.__bases__[1].__name__ == rest.partition(")")[0]
     subclasses = {kind.__name__ for kind in errors.ServingError.__subclasses__()}
     assert all(f"── {name} " in errors.__doc__ for name in subclasses)
-
-
-# --- Command line --------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def ask(running, capsys):
-    """Runs the binary's main; returns (exit status, standard output, standard error)."""
-
-    def ask(*arguments: str) -> tuple[int, str, str]:
-        status = client_main.main(["client", *arguments, f"--server={running.address}"])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return ask
-
-
-def _answer(result: tuple[int, str, str]) -> dict[str, object]:
-    assert result[0] == 0, result[2]
-    return json.loads(result[1])
-
-
-def test_cli_predict_prints_arrays(ask):
-    status, out, _ = ask("predict", "dense", "--input", "x=[[1,2,3],[0,0,1]]", "--outputs=y")
-    assert (status, out) == (0, "y: float32 [2]\n[12.  2.]\n")
-
-
-def test_cli_repeats_a_single_row_and_stacks_a_repeated_name(ask):
-    inputs = ["--input", "text=Hi, you", "--input", "text=b", "--input", "times=2"]
-    answer = _answer(ask("predict", "text", *inputs, "--json"))
-    assert answer == {"text": ["HI, YOUHI, YOU", "BB"]}
-
-
-def test_cli_leaves_inputs_of_fixed_size_as_they_are(ask):
-    inputs = ["--input", "x=1,2", "--input", "gain=10"]
-    answer = _answer(ask("predict", "dense", "--signature=options", *inputs, "--json"))
-    assert answer == {"y": [11, 21]}
-
-
-def test_cli_reads_arrays_from_files(ask, tmp_path):
-    rows = np.array([[1, 2, 3]], np.float32)
-    np.save(tmp_path / "x.npy", rows)
-    np.savez(tmp_path / "x.npz", first=rows)
-    for value in (f"@{tmp_path}/x.npy", f"@{tmp_path}/x.npz:first"):
-        arguments = ["predict", "dense", "--input", f"x={value}", "--outputs=y", "--json"]
-        assert _answer(ask(*arguments)) == {"y": [12]}
-
-
-def test_cli_reads_pictures_by_the_input_s_type(tmp_path):
-    from serving.client import TensorSpec
-
-    Image.new("RGB", (5, 4), (255, 0, 0)).save(tmp_path / "red.png")
-    texts = [f"image=@{tmp_path}/red.png"]
-
-    def read(dtype: str, shape: tuple[int | None, ...]) -> np.ndarray:
-        return client_main.read_inputs(texts, {"image": TensorSpec("image", dtype, shape)})["image"]
-
-    colour = read("float32", (None, None, None, 3))
-    assert (colour.shape, colour.dtype) == ((1, 4, 5, 3), np.float32)
-    assert colour[0, 0, 0].tolist() == [1, 0, 0]
-    assert read("float32", (None, None, None, 1)).shape == (1, 4, 5, 1)
-    assert read("uint8", (None, None, None, 3)).max() == 255
-    assert read("string", (None,)).tolist() == [(tmp_path / "red.png").read_bytes()]
-
-
-def test_cli_writes_pictures_a_grid_and_arrays(ask, tmp_path):
-    folder = tmp_path / "new" / "out"
-    status, out, _ = ask(
-        "predict", "dense", "--input", "x=[[1,2,3],[1,1,1],[0,0,0]]", f"--output_dir={folder}"
-    )
-    assert status == 0
-    names = {"image_000.png", "image_001.png", "image_002.png", "grid.png", "y.npy"}
-    assert {path.name for path in folder.iterdir()} == names
-    assert all(f"{folder}/{name}" in out for name in names)
-    with Image.open(folder / "image_000.png") as picture:
-        assert picture.size == (4, 4)
-        assert picture.getpixel((0, 0)) == 51  # 0.2 of 255
-    with Image.open(folder / "grid.png") as grid:
-        assert grid.size == (8, 8)
-    assert np.load(folder / "y.npy").tolist() == [12, 6, 0]
-
-
-@pytest.mark.parametrize("shape", [(3, 5), (3, 5, 1), (4, 2, 3), (1, 1)])
-def test_png_holds_the_pixels(shape, tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    (tmp_path / "x.png").write_bytes(png.encode(pixels))
-    with Image.open(tmp_path / "x.png") as picture:
-        assert picture.mode == ("RGB" if shape[-1] == 3 and len(shape) == 3 else "L")
-        assert np.array_equal(np.asarray(picture), pixels.reshape(np.asarray(picture).shape))
-
-
-@pytest.mark.parametrize(
-    "pixels", [np.zeros((2, 2)), np.zeros((2, 2, 4), np.uint8), np.zeros((0, 2), np.uint8)]
-)
-def test_png_refuses_what_it_cannot_hold(pixels):
-    with pytest.raises(ValueError, match="expected pixels uint8"):
-        png.encode(pixels)
-
-
-def test_cli_writes_colour_pictures_in_colour(tmp_path):
-    red = np.zeros((2, 3, 4, 3), np.float32)
-    red[..., 0] = 1
-    files = client_main.write_outputs({"image": red}, tmp_path)["image"]
-    for path, size in zip(files, [(4, 3), (4, 3), (8, 3)], strict=True):
-        with Image.open(path) as picture:
-            assert (picture.size, picture.getpixel((0, 0))) == (size, (255, 0, 0))
-
-
-def test_cli_in_a_base_install_writes_pictures_and_cannot_read_them(running, base_install, tmp_path):
-    Image.new("RGB", (3, 1)).save(tmp_path / "x.png")
-    python, environment = base_install
-
-    def run(value: str) -> subprocess.CompletedProcess[str]:
-        arguments = ["predict", "dense", "--input", f"x={value}", f"--output_dir={tmp_path}/out"]
-        return subprocess.run(
-            [*python, "-m", "serving.client_main", *arguments, f"--server={running.address}"],
-            env=environment,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-        )
-
-    written = run("[[1,2,3]]")
-    assert written.returncode == 0, written.stderr
-    with Image.open(tmp_path / "out" / "grid.png") as picture:
-        assert picture.getpixel((0, 0)) == 51
-    refused = run(f"@{tmp_path}/x.png")
-    assert refused.stderr == "error: reading pictures needs Pillow: pip install Pillow\n"
-    assert refused.returncode == 2
-
-
-def test_cli_writes_encoded_pictures_and_text_as_they_are(tmp_path):
-    png = b"\x89PNG\r\n\x1a\n..."
-    outputs = {"image_bytes": np.array([png, b"\xff\xd8\xff."], object), "text": np.array([b"hi"])}
-    outputs["text"] = outputs["text"].astype(object)
-    files = client_main.write_outputs(outputs, tmp_path)
-    assert [Path(f).name for f in files["image_bytes"]] == [
-        "image_bytes_000.png",
-        "image_bytes_001.jpg",
-    ]
-    assert Path(files["image_bytes"][0]).read_bytes() == png
-    assert Path(files["text"][0]).read_text() == "hi"
-
-
-def test_cli_metadata_and_status(ask):
-    status, out, _ = ask("metadata", "dense")
-    assert status == 0
-    assert "dense version 1" in out
-    assert "gain             float32 [1]  default [3.]" in out
-    described = _answer(ask("metadata", "dense", "--json"))["signatures"]["options"]["inputs"]
-    assert described["x"] == {"dtype": "float32", "shape": [None]}
-    assert described["gain"] == {"dtype": "float32", "shape": [1], "default": [3.0]}
-    assert "AVAILABLE" in ask("status", "dense")[1]
-    assert _answer(ask("status", "dense", "--json")) == [
-        {"version": 1, "state": "AVAILABLE", "error_code": "OK", "error_message": ""}
-    ]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "status", "message"),
-    [
-        (["predict", "nope"], 1, r"Latest(nope)"),
-        (["predict", "text", "--signature=parse", "--input", "inputs=x"], 1, "parse example"),
-        (["predict", "dense", "--input", "z=1"], 2, "has no input 'z'"),
-        (["predict", "dense", "--input", "x"], 2, "expected NAME=VALUE"),
-        (["predict", "dense", "--input", "x=[[1,2]"], 2, "is not JSON"),
-        (["predict", "dense", "--input", "x=a,b"], 2, "--input x: expected float32, given 'a'"),
-        (["predict", "dense", "--input", "x=@/none.npy"], 2, "/none.npy"),
-        (["predict", "text", "--input", "times=1.5"], 2, "expected int64, given float64"),
-        (["predict", "dense", "--signature=nope"], 2, "has no signature 'nope'"),
-        (["predict"], 2, "expected predict or metadata or status and a model's name"),
-        (["dance", "dense"], 2, "given dance dense"),
-        (["predict", "dense", "--nope"], 2, "nope"),
-        (["status", "dense", "--version=99999999999999999999"], 2, "--version=99999999999999999999"),
-        (["status", "dense", "--version=9223372036854775807"], 1, "Could not find version"),
-        (["status", "dense", "--version=-1"], 2, "--version=-1"),
-        (["status", "d\udcff"], 2, r"'d\udcff' is not UTF-8"),
-        (["predict", "dense", "--signature=\udcff"], 2, "is not UTF-8"),
-        (["predict", "dense", "--outputs=y,\udcff"], 2, "is not UTF-8"),
-    ],
-)
-def test_cli_mistakes_are_one_line_and_a_status(ask, arguments, status, message):
-    got, out, err = ask(*arguments)
-    assert (got, out) == (status, "")
-    assert err.startswith("error: ") and err.count("\n") == 1
-    assert message in err
-
-
-def _damaged_files(folder: Path) -> None:
-    array = np.ones((1, 3), np.float32)
-    np.save(folder / "good.npy", array)
-    np.savez(folder / "good.npz", a=array)
-    good, archive = (folder / "good.npy").read_bytes(), (folder / "good.npz").read_bytes()
-    (folder / "empty.npy").touch()
-    (folder / "text.npy").write_text("1 2 3")
-    (folder / "cut.npy").write_bytes(good[:-1])
-    (folder / "header.npy").write_bytes(good.replace(b"}", b"("))
-    np.save(folder / "objects.npy", np.array([{}], object), allow_pickle=True)
-    (folder / "empty.npz").touch()
-    (folder / "cut.npz").write_bytes(archive[: len(archive) // 2])
-    (folder / "flipped.npz").write_bytes(archive.replace(array.tobytes(), bytes(array.nbytes)))
-    (folder / "renamed.npz").write_bytes(good)
-    with zipfile.ZipFile(folder / "other.npz", "w") as other:
-        other.writestr("a", b"no array")
-    Image.new("L", (64, 64)).save(folder / "whole.png")
-    picture = (folder / "whole.png").read_bytes()
-    (folder / "cut.png").write_bytes(picture[: len(picture) // 2])
-    (folder / "text.png").write_text("no picture")
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ("empty.npy", "empty.npy is damaged or no .npy file: EOF"),
-        ("text.npy", "text.npy is damaged or no .npy file: "),
-        ("cut.npy", "cut.npy is damaged or no .npy file: "),
-        ("header.npy", "header.npy is damaged or no .npy file: "),
-        ("objects.npy", "objects.npy is damaged or no .npy file: Object arrays cannot be loaded"),
-        ("empty.npz:a", "empty.npz is damaged or no .npz archive: File is not a zip file"),
-        ("cut.npz:a", "cut.npz is damaged or no .npz archive: File is not a zip file"),
-        ("flipped.npz:a", "flipped.npz is damaged or no .npz archive: Bad CRC-32"),
-        ("renamed.npz:a", "renamed.npz is damaged or no .npz archive: File is not a zip file"),
-        ("other.npz:a", "other.npz is damaged or no .npz archive: "),
-        ("good.npz:b", "good.npz has no array 'b', it has a"),
-        ("none.npz:a", "none.npz"),
-        ("cut.png", "cut.png is no readable picture: "),
-        ("text.png", "text.png is no readable picture: "),
-        ("none.png", "No such file or directory"),
-        ("good.txt", "expected .npy, .npz:key, .png or .jpg"),
-    ],
-)
-def test_cli_files_that_cannot_be_read_are_one_line(ask, tmp_path, value, message):
-    _damaged_files(tmp_path)
-    status, out, err = ask("predict", "dense", "--input", f"x=@{tmp_path}/{value}")
-    assert (status, out) == (2, "")
-    assert err.startswith("error: ") and err.count("\n") == 1
-    assert message in err
-
-
-def test_cli_without_a_server_is_one_line_and_a_status(capsys):
-    assert client_main.main(["client", "status", "dense", "--server=127.0.0.1:1"]) == 1
-    assert capsys.readouterr().err.startswith("error: ")
-
-
-def test_cli_help_explains_the_inputs(ask):
-    status, out, _ = ask("--help")
-    assert status == 0
-    assert "--input NAME=VALUE" in out and "--output_dir" in out
