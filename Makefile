@@ -43,10 +43,12 @@ test: setup lint ## lint, then all tests
 
 bench: bench-train bench-serve bench-client ## all benchmarks
 
-bench-train: setup ## the GAN's training step against the same networks in PyTorch
-	@$(VENV)/python -c 'import torch' 2>/dev/null \
-		|| $(VENV)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+bench-train: .venv/.torch ## the GAN's training step against the same networks in PyTorch
 	$(VENV)/python tests/bench/train_bench.py
+
+.venv/.torch: .venv/.installed
+	$(VENV)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@touch $@
 
 bench-serve: setup ## the model server against the same signatures called in process
 	$(VENV)/python tests/bench/serve_bench.py

@@ -23,8 +23,10 @@ BASE = [
     "protobuf>=6.31.1,<8",  # serving/wire_pb2.py is generated for 6.31.1
 ]
 TENSORFLOW = ["keras>=3.12,<4", "tensorflow>=2.20,<2.22"]
+MUSIC = ["mido>=1.3,<2"]  # MIDI files
 TRAIN = [
     *TENSORFLOW,
+    *MUSIC,
     "importlib_resources>=6",  # tensorflow-datasets imports it and forgets to declare it
     "ml_collections>=1.1,<2",
     "Pillow>=11",
@@ -36,6 +38,7 @@ TRAIN = [
 ]
 SERVE = [
     *TENSORFLOW,
+    *MUSIC,
     "flatbuffers>=24",
     "grpcio-health-checking>=1.74,<2",
     "grpcio-reflection>=1.74,<2",
@@ -137,6 +140,7 @@ else:
         extras_require={
             "train": [*ZOO, *TRAIN],
             "serve": [*ZOO, *SERVE],
+            "music": MUSIC,
             "bench": BENCH,
             "dev": DEV,
             "all": [*ZOO, *TRAIN, *SERVE, *DEV],

@@ -51,7 +51,8 @@ _LOCAL = ("127.0.0.1:", "localhost:", "[::1]:", "unix:")
 def define_flags() -> flags.FlagValues:
     """A set of our own: absl's global one would clash where a process imports several binaries."""
     own = flags.FlagValues()
-    flags.DEFINE_string("server", "127.0.0.1:8500", "host:port or unix:/path.", flag_values=own)
+    server = "host:port or unix:/path; several, with commas, in turn."
+    flags.DEFINE_string("server", "127.0.0.1:8500", server, flag_values=own)
     flags.DEFINE_string("signature", "", "Signature; empty = serving_default.", flag_values=own)
     flags.DEFINE_integer("version", None, "Model version; none = the newest.", 0, 2**63 - 1, flag_values=own)
     flags.DEFINE_string("label", None, "Version label, instead of a version.", flag_values=own)
@@ -72,6 +73,8 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_integer("processes", 1, "Processes of the generator.", 1, flag_values=own)
     flags.DEFINE_bool("tls", False, "TLS with the system's roots.", flag_values=own)
     flags.DEFINE_string("tls_ca", None, "PEM file of the server's root; TLS.", flag_values=own)
+    flags.DEFINE_string("tls_cert", None, "PEM file of the client's certificate; TLS.", flag_values=own)
+    flags.DEFINE_string("tls_key", None, "PEM file of its key.", flag_values=own)
     flags.DEFINE_enum("compression", None, ["gzip", "deflate"], "Of what is sent.", flag_values=own)
     flags.DEFINE_bool("json", False, "Print JSON instead of the table.", flag_values=own)
     flags.DEFINE_string("output", None, "File for the JSON.", flag_values=own)
@@ -117,7 +120,7 @@ def _run(words: list[str], options: flags.FlagValues) -> int:
             raise UsageError(f"--{name}={path}: there is no folder {Path(path).absolute().parent}")
     target, about = _target(words[0], words[1:], options)
     plan = load.Plan(options.warmup, options.window, options.tolerance, options.max_seconds)
-    local = isinstance(target.address, str) and target.address.startswith(_LOCAL)
+    local = all(address.startswith(_LOCAL) for address in options.server.split(","))
     note = _CLOSED_NOTE if isinstance(loads[0], load.Closed) else _OPEN_NOTE
     if not options.json:
         rows = ", ".join(f"{name} {spec}" for name, spec in about["inputs"].items())
@@ -132,7 +135,7 @@ def _run(words: list[str], options: flags.FlagValues) -> int:
         if not options.json:
             print(_line(results[-1]), flush=True)
     report = about | {
-        "server": target.address,
+        "server": options.server,
         "server_on_this_machine": local,
         "note": note,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -158,6 +161,8 @@ def _loads(options: flags.FlagValues) -> list[load.Closed | load.Open]:
     for text in options.concurrency:
         if not text.isdecimal() or not int(text):
             raise UsageError(f"--concurrency={text}: expected whole numbers from 1, with commas between them")
+        if int(text) > load.MAX_IN_FLIGHT * options.processes:
+            raise UsageError(f"--concurrency={text}: at most {load.MAX_IN_FLIGHT:,} for each of --processes")
         loads.append(load.Closed(int(text)))
     for text in options.rate:
         try:
@@ -166,6 +171,8 @@ def _loads(options: flags.FlagValues) -> list[load.Closed | load.Open]:
             rate = 0.0
         if not 0 < rate < float("inf"):
             raise UsageError(f"--rate={text}: expected numbers above 0, with commas between them")
+        if rate > load.MAX_RATE * options.processes:
+            raise UsageError(f"--rate={text}: at most {load.MAX_RATE:,} for each of --processes")
         loads.append(load.Open(rate, options.arrivals))
     return loads or [load.Closed(1)]
 
@@ -174,10 +181,10 @@ def _target(
     model: str, words: list[str], options: flags.FlagValues
 ) -> tuple[load.Target, dict[str, Any]]:
     """The request, proved by sending it once, and what it is."""
-    tls: bool | TLS = TLS(ca=options.tls_ca) if options.tls_ca else options.tls
+    addresses, tls = options.server.split(","), _tls(options)
     shapes, values = random_inputs.shapes_in(words)
     with Client.connect(
-        options.server, tls=tls, compression=options.compression, timeout=options.timeout
+        addresses, tls=tls, compression=options.compression, timeout=options.timeout
     ) as client:
         metadata = client.metadata(model, version=options.version, label=options.label)
         signature = metadata.signature(options.signature)
@@ -209,7 +216,13 @@ def _target(
         "inputs": {name: _shape_text(array) for name, array in sorted(arrays.items())},
         "request_bytes": len(data),
     }
-    return load.Target(options.server, data, options.timeout, tls, options.compression), about
+    return load.Target(addresses, data, options.timeout, tls, options.compression), about
+
+
+def _tls(options: flags.FlagValues) -> bool | TLS:
+    if options.tls_cert is None and options.tls_key is None and options.tls_ca is None:
+        return options.tls
+    return TLS(ca=options.tls_ca, key=options.tls_key, cert=options.tls_cert)
 
 
 def _golden(folder: str, signature: str) -> dict[str, np.ndarray]:

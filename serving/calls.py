@@ -8,6 +8,7 @@ So retries, caching and checks are written once.
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import time
 import weakref
@@ -34,6 +35,9 @@ METHODS = (PREDICT, CLASSIFY, REGRESS, METADATA, STATUS, RELOAD, HEALTH)
 # Versions whose metadata is remembered.
 _CACHE_SIZE = 256
 _ASK_AGAIN_SECONDS = 5.0
+
+# More is for ever: past some 290 years, infinity too, gRPC counts over into the past.
+_LONGEST_SECONDS = 1e9
 
 
 class Call(NamedTuple):
@@ -326,7 +330,15 @@ class Calls:
 
     def _deadline(self, timeout: float | None) -> float | None:
         seconds = self._timeout if timeout is None else timeout
-        return None if seconds is None else time.monotonic() + seconds
+        if seconds is None:
+            return None
+        try:
+            valid = not math.isnan(seconds)
+        except TypeError:
+            valid = False
+        if not valid:
+            raise errors.InvalidInput(f"expected a timeout in seconds, or None, given {seconds!r}")
+        return None if seconds > _LONGEST_SECONDS else time.monotonic() + seconds
 
     def _examples(
         self,
@@ -426,6 +438,10 @@ def _choice(model: str, version: int | None, label: str | None, split: canary.Sp
     if split is not None:
         arm = split.choose()
         version, label = (arm, None) if isinstance(arm, int) else (None, arm)
+    if not isinstance(model, str):
+        raise errors.InvalidInput(f"expected a model's name, given {model!r}")
+    if label is not None and not isinstance(label, str):
+        raise errors.InvalidInput(f"expected a version label, a text, given {label!r}")
     if version is not None and not (isinstance(version, int) and 0 <= version < 2**63):
         raise errors.InvalidInput(f"expected a version number from 0 to 2**63 - 1, given {version!r}")
     return model, version, label

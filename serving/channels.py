@@ -33,7 +33,9 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
 _COMPRESSIONS = {"gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
 
 # host:port, [IPv6]:port, a Unix socket, or one of gRPC's own schemes.
-_ADDRESS = re.compile(r"([^\s:/\[\]]+|\[[\w:.%]+\]):\d{1,5}|(unix|unix-abstract|dns|ipv4|ipv6|xds):.+")
+_ADDRESS = re.compile(
+    r"([^\s:/\[\]]+|\[[\w:.%]+\]):(?P<port>\d{1,5})|(unix|unix-abstract|dns|ipv4|ipv6|xds):.+"
+)
 
 _forks = 0
 
@@ -85,14 +87,15 @@ def dialer(
     """Reads the arguments of `Client.connect`.
 
     Raises:
-      errors.InvalidInput: no such address or compression, or half of a client certificate.
+      errors.InvalidInput: no such address or compression, half of a client certificate, or no PEM file.
       OSError: a PEM file cannot be read.
     """
     addresses = (address,) if isinstance(address, str) else tuple(address)
     if not addresses:
         raise errors.InvalidInput("expected one address or several, given none")
     for each in addresses:
-        if not isinstance(each, str) or not _ADDRESS.fullmatch(each):
+        found = _ADDRESS.fullmatch(each) if isinstance(each, str) else None
+        if found is None or (found["port"] and not 0 < int(found["port"]) < 2**16):
             raise errors.InvalidInput(
                 f"expected an address such as 'localhost:8500' (gRPC's port) or 'unix:/path', given {each!r}"
             )
@@ -114,4 +117,7 @@ def _pem(path: PathLike | None) -> bytes | None:
     if path is None:
         return None
     with open(path, "rb") as file:
-        return file.read()
+        content = file.read()
+    if b"-----BEGIN " not in content:  # gRPC itself would only fail to connect
+        raise errors.InvalidInput(f"{os.fspath(path)} is no PEM file")
+    return content

@@ -115,7 +115,7 @@ class Client:
           compression: of requests; worth its time on slow networks only.
           timeout, retries: as `Client` takes them.
         Raises:
-          errors.InvalidInput: no such address or compression, or half of a client certificate.
+          errors.InvalidInput: no such address or compression, half of a client certificate, or no PEM file.
           OSError: a PEM file cannot be read.
         """
         opened = channels.dialer(address, tls, compression).open(grpc)

@@ -142,7 +142,7 @@ def _define_flags(command: _Command) -> flags.FlagValues:
     own = flags.FlagValues()
     server = "host:port or unix:/path; several, with commas, in turn."
     flags.DEFINE_string("server", "127.0.0.1:8500", server, flag_values=own)
-    flags.DEFINE_float("timeout", 60.0, "Seconds per call.", flag_values=own)
+    flags.DEFINE_float("timeout", 60.0, "Seconds per call.", lower_bound=0.0, flag_values=own)
     flags.DEFINE_bool("tls", False, "TLS with the system's roots.", flag_values=own)
     flags.DEFINE_string("tls_ca", None, "PEM file of the server's root; TLS.", flag_values=own)
     flags.DEFINE_string("tls_cert", None, "PEM file of the client's certificate; TLS.", flag_values=own)

@@ -148,7 +148,7 @@ def _replay(
     check.first_ms, check.best_ms = milliseconds[0], min(milliseconds[1:])
     check.findings += compare(given, request.outputs, atol, rtol)
     differences = [
-        float(np.max(np.abs(_wide(given[k]) - _wide(v)), initial=0.0))
+        float(np.max(_distance(given[k], v), initial=0.0))
         for k, v in request.outputs.items()
         if k in given and v.dtype != object and given[k].shape == v.shape and given[k].dtype != object
     ]
@@ -176,9 +176,7 @@ def _difference(given: np.ndarray, expected: np.ndarray, atol: float, rtol: floa
         texts = f"expected {_quoted(expected[where])}, given {_quoted(given[where])}"
         return f"{how_many}, the first at {_place(where)}: {texts}"
     with np.errstate(invalid="ignore", over="ignore"):
-        absolute = np.abs(_wide(given) - _wide(expected))
-        # Where one side is NaN or infinite, nothing is further apart.
-        absolute = np.where(wrong, np.where(np.isfinite(absolute), absolute, np.inf), -1.0)
+        absolute = np.where(wrong, _distance(given, expected), -1.0)
         scale = np.abs(_wide(expected))
         relative = np.divide(absolute, scale, out=np.full(absolute.shape, np.inf), where=scale > 0)
     where = tuple(int(i) for i in np.unravel_index(int(np.argmax(absolute)), absolute.shape))
@@ -186,6 +184,15 @@ def _difference(given: np.ndarray, expected: np.ndarray, atol: float, rtol: floa
         f"{how_many}, most at {_place(where)}: expected {expected[where]:.7g}, given {given[where]:.7g} "
         f"(by {absolute[where]:.3g}, relatively {relative[where]:.3g})"
     )
+
+
+def _distance(given: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """How far apart the numbers are: infinitely where one side alone is NaN or infinite."""
+    wide, other = _wide(given), _wide(expected)
+    same = (wide == other) | (np.isnan(wide) & np.isnan(other))
+    with np.errstate(invalid="ignore", over="ignore"):
+        absolute = np.abs(wide - other)
+    return np.where(same, 0.0, np.where(np.isfinite(absolute), absolute, np.inf))
 
 
 def _wide(array: np.ndarray) -> np.ndarray:

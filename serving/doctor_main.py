@@ -23,6 +23,7 @@ import dataclasses
 import importlib.util
 import json
 import re
+import ssl
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -56,9 +57,11 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_enum(
         "engine", "embedded", ["embedded", "tfserving"], "What to start for DIR alone.", flag_values=own
     )
-    flags.DEFINE_float("timeout", 60.0, "Seconds per request.", flag_values=own)
+    flags.DEFINE_float("timeout", 60.0, "Seconds per request.", lower_bound=0.0, flag_values=own)
     flags.DEFINE_bool("tls", False, "gRPC over TLS with the system's roots.", flag_values=own)
     flags.DEFINE_string("tls_ca", None, "PEM file of the server's root; TLS.", flag_values=own)
+    flags.DEFINE_string("tls_cert", None, "PEM file of the client's certificate; TLS.", flag_values=own)
+    flags.DEFINE_string("tls_key", None, "PEM file of its key.", flag_values=own)
     flags.DEFINE_multi_string(
         "header", [], "'Name: value' for REST, e.g. the Host that KServe's gateway wants.", flag_values=own
     )
@@ -136,7 +139,8 @@ def _server(
     address: str | None, exports: list[golden.Export], options: flags.FlagValues
 ) -> Iterator[doctor.Server]:
     if address is not None and address.startswith(("http://", "https://")):
-        yield doctor_rest.RestServer(address, _headers(options.header), options.timeout)
+        headers = _headers(options.header)
+        yield doctor_rest.RestServer(address, headers, options.timeout, _https(address, options))
         return
     with contextlib.ExitStack() as stack:
         if address is None:
@@ -151,9 +155,27 @@ def _server(
             # A model that cannot be loaded is a finding; the others are still replayed.
             own = [f"--engine={options.engine}", "--max_num_load_retries=0", "--tolerate_failed_models"]
             address = stack.enter_context(launch(config, flags=own)).address
-        tls: bool | TLS = TLS(ca=options.tls_ca) if options.tls_ca else options.tls
-        client = Client.connect(address, tls=tls, timeout=options.timeout)
+        client = Client.connect(address, tls=_tls(options), timeout=options.timeout)
         yield doctor.GrpcServer(stack.enter_context(client))
+
+
+def _tls(options: flags.FlagValues) -> bool | TLS:
+    if options.tls_cert is None and options.tls_key is None and options.tls_ca is None:
+        return options.tls
+    return TLS(ca=options.tls_ca, key=options.tls_key, cert=options.tls_cert)
+
+
+def _https(address: str, options: flags.FlagValues) -> ssl.SSLContext | None:
+    if not address.startswith("https://"):
+        return None
+    try:
+        context = ssl.create_default_context(cafile=options.tls_ca)
+        if options.tls_cert is not None:
+            context.load_cert_chain(options.tls_cert, options.tls_key)
+    except ssl.SSLError as error:
+        files = ", ".join(name for name in (options.tls_ca, options.tls_cert, options.tls_key) if name)
+        raise UsageError(f"no certificate or key of it: {files}: {error}") from None
+    return context
 
 
 def _headers(texts: list[str]) -> dict[str, str]:

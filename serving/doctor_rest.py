@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -39,6 +40,7 @@ class RestServer:
     url: str  # http://host:port, with a prefix if a gateway wants one
     headers: Mapping[str, str]
     timeout: float
+    tls: ssl.SSLContext | None = None  # for https; None: the system's roots
 
     def versions(self, model: str) -> dict[int, str]:
         states = {}
@@ -70,7 +72,7 @@ class RestServer:
         url = self.url.rstrip("/") + path
         try:
             asked = urllib.request.Request(url, body, {"Content-Type": "application/json", **self.headers})
-            with urllib.request.urlopen(asked, timeout=self.timeout) as answer:
+            with urllib.request.urlopen(asked, timeout=self.timeout, context=self.tls) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             with error:
@@ -82,7 +84,9 @@ class RestServer:
             raise _STATUSES.get(error.code, errors.ServerError)(text) from None
         except TimeoutError:
             raise errors.DeadlineExceeded(f"{url}: no answer within {self.timeout:g} s") from None
-        except (OSError, http.client.HTTPException) as error:
+        except http.client.HTTPException as error:  # with what came instead, of any bytes
+            raise errors.ServerUnavailable(f"{url}: no HTTP server: {type(error).__name__}") from None
+        except OSError as error:
             raise errors.ServerUnavailable(f"{url}: {getattr(error, 'reason', error)}") from None
         except ValueError as error:
             raise errors.ServerError(f"{url}: no JSON: {error}") from None

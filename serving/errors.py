@@ -100,6 +100,8 @@ _TABLE: tuple[tuple[grpc.StatusCode, str, type[ServingError]], ...] = (
     (grpc.StatusCode.OUT_OF_RANGE, "", InvalidInput),
     (grpc.StatusCode.FAILED_PRECONDITION, "Serving signature key", SignatureNotFound),
     (grpc.StatusCode.UNAVAILABLE, "", ServerUnavailable),
+    # Without more words: what gRPC does to calls that arrive in the moment in which a server stops.
+    (grpc.StatusCode.CANCELLED, "CANCELLED", ServerUnavailable),
     (grpc.StatusCode.DEADLINE_EXCEEDED, "", DeadlineExceeded),
     # No later attempt will do better.
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "essage larger than max", InvalidInput),

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.framework import tensor_pb2
+from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from serving import memory, status, tensors
@@ -26,6 +26,7 @@ DEFAULT_SIGNATURE = "serving_default"
 # An input's memory is taken several times over: by the run, by what it computes and by the answer.
 _FREELY_FILLED = 2**22
 _SHARE_FILLED = 32
+_STRING_BYTES = 32  # of each besides its text: numpy's pointer, and 24 in TensorFlow
 
 _METHOD_NAMES = tuple(f"tensorflow/serving/{method}" for method in ("predict", "classify", "regress"))
 
@@ -108,14 +109,21 @@ def _refuse_large_fill(alias: str, value: tensor_pb2.TensorProto) -> None:
     """A shape may say more than the values that come with it, which are then repeated: upstream lets 30 bytes
     fill all memory."""
     count = math.prod(dim.size for dim in value.tensor_shape.dim)
-    if count <= _FREELY_FILLED:
-        return
-    sent = value.ByteSize()
-    if sent >= count:  # a byte for each value, or more: they are all there
-        return
-    size = count * tf.dtypes.as_dtype(value.dtype).size
-    if size >= 2**31:  # no message could hold it: `from_proto` refuses that
-        return
+    if value.dtype == types_pb2.DT_STRING:
+        last = value.string_val[-1] if value.string_val else b""
+        size = (count - len(value.string_val)) * (_STRING_BYTES + len(last))
+        if size <= _FREELY_FILLED or count * 8 >= 2**31:  # `from_proto` refuses so many pointers
+            return
+        sent = value.ByteSize()
+    else:
+        if count <= _FREELY_FILLED:
+            return
+        sent = value.ByteSize()
+        if sent >= count:  # a byte for each value, or more: they are all there
+            return
+        size = count * tf.dtypes.as_dtype(value.dtype).size
+        if size >= 2**31:  # no message could hold it: `from_proto` refuses that
+            return
     most = memory.available() // _SHARE_FILLED
     if size > most:
         raise status.resource_exhausted(

@@ -38,13 +38,16 @@ PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "max": 1.0}
 
 WINDOWS = 3  # that must agree
 
+# For each worker: more would be its own limit (of memory, of what asyncio can send), not the server's.
+MAX_IN_FLIGHT = 10_000
+MAX_RATE = 20_000  # requests a second
+
 # The columns of a worker's records, seconds of the machine's monotonic clock (all processes share it).
 _DUE, _SENT, _DONE, _CODE = range(4)
 
 _START_SECONDS = 60.0  # for the workers' imports and connections
 _AHEAD_SECONDS = 0.2  # the first request's time, when all workers know it
 _REPORT_SECONDS = 0.05
-_MAX_IN_FLIGHT = 10_000  # for each worker: more would be its memory's limit, not the server's
 _BUSY = 0.85  # of a core: an event loop that busy delays answers
 _LATE_MS = 1.0
 _HEARTBEAT_SECONDS = 0.01
@@ -148,7 +151,7 @@ def run(target: Target, load: Closed | Open, plan: Plan, processes: int = 1) -> 
         for worker in workers:
             problem = _receive(worker) if worker.poll(_START_SECONDS) else "the generator did not start"
             if problem:
-                raise errors.ServerUnavailable(f"{target.address}: {problem}", grpc.StatusCode.UNAVAILABLE)
+                raise errors.ServerUnavailable(f"{_address(target)}: {problem}", grpc.StatusCode.UNAVAILABLE)
         begin = time.monotonic() + _AHEAD_SECONDS
         for worker in workers:
             worker.send(begin)
@@ -162,6 +165,10 @@ def run(target: Target, load: Closed | Open, plan: Plan, processes: int = 1) -> 
             reports.append(message)
     every = np.concatenate([np.empty((0, 4)), *records])
     return _result(load, every, first, end, stable, reports, target.timeout)
+
+
+def _address(target: Target) -> str:
+    return target.address if isinstance(target.address, str) else ",".join(target.address)
 
 
 def _end(process: Any) -> None:
@@ -350,11 +357,11 @@ class _Worker:
         for due in self._times(load, begin):
             while (wait := due - time.monotonic()) > 0 and due < self._end:
                 await asyncio.sleep(min(wait, _REPORT_SECONDS))
-            while len(self._in_flight) >= _MAX_IN_FLIGHT and self._end == float("inf"):
+            while len(self._in_flight) >= MAX_IN_FLIGHT and self._end == float("inf"):
                 await asyncio.sleep(_HEARTBEAT_SECONDS)
             if due >= self._end:
                 return
-            if len(self._in_flight) >= _MAX_IN_FLIGHT:
+            if len(self._in_flight) >= MAX_IN_FLIGHT:
                 now = time.monotonic()
                 self._records.append((due, now, now, _NOT_SENT))
                 continue

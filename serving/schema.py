@@ -178,11 +178,11 @@ def _shape_text(shape: tuple[int | None, ...] | None) -> str:
     return "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"
 
 
-def hint(name: str, known: Iterable[str]) -> str:
+def hint(name: object, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the likeliest one, and all there are."""
     import difflib  # for mistakes only: importing it takes as long as a call
 
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(str(name), names, n=1)
     guess = f"; did you mean {close[0]!r}?" if close else ""
     return f"{guess} (it has: {', '.join(names)})"

@@ -144,7 +144,7 @@ class Servable:
 
 
 class _Operations:
-    """Counts the operations that a node needs."""
+    """Counts the operations that a node needs, as far as `_TINY`."""
 
     def __init__(self, graph: graph_pb2.GraphDef) -> None:
         self._nodes = {node.name: node for node in graph.node}
@@ -155,7 +155,7 @@ class _Operations:
         seen = {name}
         waiting = [name]
         count = 0.0
-        while waiting:
+        while waiting and count < _TINY:  # a large graph has a hundred thousand, and many outputs
             node = self._nodes.get(waiting.pop())
             if node is None:
                 return math.inf
@@ -167,10 +167,15 @@ class _Operations:
                     waiting.append(source)
         return count
 
-    def _operations(self, node: node_def_pb2.NodeDef) -> float:
+    def _operations(self, node: node_def_pb2.NodeDef, depth: int = 0) -> float:
         called = [value.func.name for value in node.attr.values() if value.HasField("func")]
         if not called:
             return math.inf if node.op in _LOOPS else 1.0
-        if node.op not in _CALLS or called[0] not in self._functions:
+        if node.op not in _CALLS or called[0] not in self._functions or depth == _TINY:
             return math.inf
-        return sum(self._operations(inner) for inner in self._functions[called[0]].node_def)
+        count = 0.0
+        for inner in self._functions[called[0]].node_def:
+            count += self._operations(inner, depth + 1)
+            if count >= _TINY:
+                break
+        return count

@@ -199,6 +199,14 @@ def to_array(
         array = np.asarray(values)
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"not an array of numbers or strings: {error}") from None
+    # Arrays of other libraries (torch, jax) state their type as numpy's do.
+    is_array = hasattr(values, "__array__")
+    if wanted is not None and wanted.kind == "int" and array.dtype.kind in "fO" and not is_array:
+        # What numpy makes of Python's whole numbers when some are past int64.
+        exact = np.array(values, dtype=object)
+        if exact.size and all(type(value) is int for value in exact.flat):
+            _check_range(exact, wanted)
+            return exact.astype(wanted.dtype)
     if array.dtype.kind in "SUTO":
         if wanted is not None:
             raise ValueError(f"expected {wanted.name}, given {_describe(array)}")
@@ -206,23 +214,25 @@ def to_array(
     given = _type_of(array.dtype)
     if wanted is None:
         return array.astype(given.dtype, copy=False)
-    # Arrays of other libraries (torch, jax) state their type as numpy's do.
-    is_array = hasattr(values, "__array__")
     if given.kind != wanted.kind and not _changes_kind_freely(array, is_array, given, wanted):
         raise ValueError(f"expected {wanted.name}, given {given.name}")
     if given is wanted:
         return array.astype(wanted.dtype, copy=False)
     if wanted.kind == "int" and array.size:
-        least, most = _limits(wanted)
-        low, high = int(array.min()), int(array.max())
-        if low < least or high > most:
-            bad = low if low < least else high
-            raise ValueError(f"{bad} does not fit {wanted.name} [{least}, {most}]")
+        _check_range(array, wanted)
     try:
         with np.errstate(over="raise", invalid="raise"):
             return array.astype(wanted.dtype)
     except FloatingPointError:
         raise ValueError(f"a value of {given.name} is too large for {wanted.name}") from None
+
+
+def _check_range(array: np.ndarray, wanted: _Type) -> None:
+    least, most = _limits(wanted)
+    low, high = int(array.min()), int(array.max())
+    if low < least or high > most:
+        bad = low if low < least else high
+        raise ValueError(f"{bad} does not fit {wanted.name} [{least}, {most}]")
 
 
 @functools.cache

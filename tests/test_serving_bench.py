@@ -257,11 +257,13 @@ def test_a_sweep_writes_a_table_json_and_a_picture(capsys, art_server, art_base,
 
 
 def test_an_open_loop_prints_json_alone(capsys, art_server):
-    arguments = ("art", f"--server={art_server.address}", "--rate=50", "--rows=2", "--json", *QUICKLY)
+    both = f"--server={art_server.address},{art_server.address}"
+    arguments = ("art", both, "--rate=50", "--rows=2", "--json", *QUICKLY)
     status, out, err = _run(capsys, *arguments)
     assert (status, err) == (0, "")
     report = json.loads(out)
     assert report["inputs"] == {"seed": "int64 [2]"}
+    assert report["server_on_this_machine"] is True
     assert report["note"] == "open loop: latencies count from when each request was due"
     assert report["results"][0]["load"] == {"loop": "open", "rate": 50.0, "arrivals": "poisson"}
 
@@ -278,6 +280,9 @@ def test_an_open_loop_prints_json_alone(capsys, art_server):
         (["art", "--rate=1", "--concurrency=1"], 2, "not both"),
         (["art", "--rate=-1"], 2, "--rate=-1: expected numbers above 0"),
         (["art", "--concurrency=1.5"], 2, "--concurrency=1.5: expected whole numbers from 1"),
+        (["art", "--concurrency=10001"], 2, "--concurrency=10001: at most 10,000 for each of --processes"),
+        (["art", "--rate=1e9"], 2, "--rate=1e9: at most 20,000 for each of --processes"),
+        (["art", "--tls_cert=x.pem"], 2, "both: key and cert"),
         (["art", "--plot=x.png"], 2, "--plot=x.png: expected a name that ends in .svg"),
         (["art", "--golden=/none"], 2, "/none"),
         (["art", "--output=/none/x.json"], 2, "--output=/none/x.json: there is no folder /none"),

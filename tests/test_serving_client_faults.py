@@ -50,8 +50,9 @@ def _double(client: Client, x: float = 1.0, **options: object) -> list[float]:
 # --- Trying again --------------------------------------------------------------------------------
 
 
-def test_an_unavailable_server_is_asked_again(server, client):
-    server.script = [UNAVAILABLE, UNAVAILABLE]
+@pytest.mark.parametrize("status", [UNAVAILABLE, grpc.StatusCode.CANCELLED])
+def test_an_unavailable_server_is_asked_again(server, client, status):
+    server.script = [status, status]
     assert _double(client) == [2]
     assert server.asked == ["GetModelMetadata", "Predict", "Predict", "Predict"]
 
@@ -155,7 +156,11 @@ def test_a_unix_socket_is_an_address(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "address", ["localhost", "http://localhost:8501", "", "a b:1", ":8500", [], ["h:1", "x"]]
+    "address",
+    [
+        *("localhost", "http://localhost:8501", "", "a b:1", ":8500", "h:0", "h:65536", "[::1]:65536"),
+        *([], ["h:1", "x"]),
+    ],
 )
 def test_an_address_that_is_none_is_refused_before_anything_connects(address):
     with pytest.raises(errors.InvalidInput, match=r"expected (an|one) address"):
@@ -245,6 +250,32 @@ def test_an_unreadable_answer_is_a_server_error(server, client, answer):
 
 
 # --- What a mistake says -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e30])
+def test_a_timeout_past_all_ends_is_none(server, timeout):
+    with Client.connect(server.address, timeout=timeout) as client:
+        assert _double(client) == [2]
+        assert _double(client, timeout=timeout) == [2]
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), "3"])
+def test_a_timeout_that_is_no_number_is_refused(client, timeout):
+    with pytest.raises(errors.InvalidInput, match="expected a timeout in seconds"):
+        _double(client, timeout=timeout)
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "options", "message"),
+    [
+        (None, {}, {}, "expected a model's name, given None"),
+        ("double", {}, {"label": 1}, "expected a version label, a text, given 1"),
+        ("double", {1: [1.0]}, {}, "has no input 1"),
+    ],
+)
+def test_names_that_are_no_text_are_refused(client, model, inputs, options, message):
+    with pytest.raises(errors.InvalidInput, match=message):
+        client.predict(model, inputs, **options)
 
 
 @pytest.mark.parametrize(
@@ -447,6 +478,8 @@ def test_half_a_client_certificate_and_missing_files_are_refused(pem):
         Client.connect("localhost:1", tls=TLS(key=pem["key"]))
     with pytest.raises(FileNotFoundError, match=r"none\.pem"):
         Client.connect("localhost:1", tls="none.pem")
+    with pytest.raises(errors.InvalidInput, match=r"fake_server\.py is no PEM file"):
+        Client.connect("localhost:1", tls=fake_server.__file__)
 
 
 @contextlib.contextmanager

@@ -425,6 +425,8 @@ def test_health_is_an_exit_status(ask, ask_art):
         (["dance", "dense"], 2, "no command 'dance' (there are status, "),
         (["stylise", "dense"], 2, "did you mean stylize?"),
         (["predict", "dense", "--nope"], 2, "nope"),
+        (["predict", "dense", "--timeout=-1"], 2, "--timeout=-1"),
+        (["predict", "dense", "--timeout=nan"], 2, "expected a timeout in seconds"),
         (["status", "dense", "--signature=x"], 2, "signature"),
         (["status", "dense", "--version=99999999999999999999"], 2, "--version=99999999999999999999"),
         (["status", "dense", "--version=9223372036854775807"], 1, "Could not find version"),

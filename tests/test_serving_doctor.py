@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -209,6 +211,68 @@ def test_a_server_that_fails_in_the_middle_is_a_finding(tmp_path):
         model.run = lambda inputs: {"y": inputs["x"].astype(np.float64)}
         (check,) = doctor.examine(asked, [export])
         assert check.findings == ["output y: expected float32, given float64"]
+
+
+def test_what_is_not_finite_agrees_with_itself(tmp_path):
+    export = golden.Export("double", 1, tmp_path / "double" / "1")
+    (export.path / "assets.extra").mkdir(parents=True)
+    request = {"x": np.array([1.0, np.inf, -np.inf, np.nan], np.float32)}
+    art_models.write_golden(export.path, {"serving_default": (request, lambda x: {"y": x * 2})})
+    model = FakeModel()
+    with FakeServer({"double": model}) as server, Client.connect(server.address) as client:
+        (check,) = doctor.examine(doctor.GrpcServer(client), [export])
+        assert (check.findings, check.max_difference) == ([], 0.0)
+        model.run = lambda inputs: {"y": np.array([2.0, np.inf, np.inf, 3.0], np.float32)}
+        (check,) = doctor.examine(doctor.GrpcServer(client), [export])
+        assert "2 of 4 values differ, most at row 2" in check.findings[0]
+        assert check.max_difference == np.inf
+
+
+def test_over_https_it_trusts_the_authority_and_shows_the_certificate_it_is_given(capsys, art_base, tmp_path):
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    command += ["-nodes", "-keyout", f"{tmp_path}/key.pem", "-out", f"{tmp_path}/cert.pem", "-days", "2"]
+    command += ["-subj", "/CN=gateway", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    context.load_verify_locations(tmp_path / "cert.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+
+    class Gateway(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Gateway) as gateway:
+        gateway.socket = context.wrap_socket(gateway.socket, server_side=True)
+        threading.Thread(target=gateway.serve_forever, daemon=True).start()
+        address = f"https://127.0.0.1:{gateway.server_port}"
+        trusted = f"--tls_ca={tmp_path}/cert.pem"
+        own = (f"--tls_cert={tmp_path}/cert.pem", f"--tls_key={tmp_path}/key.pem")
+        assert "the server has no model 'art'" in _run(capsys, address, art_base, trusted, *own)[1]
+        status, out, err = _run(capsys, address, art_base)
+        assert (status, out) == (2, "") and "CERTIFICATE_VERIFY_FAILED" in err
+        status, out, err = _run(capsys, address, art_base, f"--tls_ca={__file__}")
+        assert (status, out) == (2, "") and f"no certificate or key of it: {__file__}" in err
+        gateway.shutdown()
+
+
+def test_an_answer_that_is_not_http_is_not_printed(capsys, art_base):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"\x1b[2J\x00\x00 noise\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        status, out, err = _run(capsys, f"http://127.0.0.1:{listener.getsockname()[1]}", art_base)
+    assert (status, out) == (2, "")
+    assert err.endswith("/v1/models/art: no HTTP server: BadStatusLine\n")
 
 
 def test_headers_go_to_the_gateway_and_its_words_come_back(capsys, art_base):

@@ -26,6 +26,13 @@ class Sum:
         pass
 
 
+class Size(Sum):
+    """The same with y as the number of values."""
+
+    def run(self, feeds: dict[str, np.ndarray], fetches: object, timeout: object) -> list[np.ndarray]:
+        return [np.int64(feeds["x:0"].size)]
+
+
 def test_values_may_be_repeated_to_fill_a_shape_as_far_as_there_is_memory(monkeypatch):
     proto = tf.make_tensor_proto(np.ones(1, np.float32))
     proto.tensor_content = b""
@@ -54,3 +61,19 @@ def test_values_may_be_repeated_to_fill_a_shape_as_far_as_there_is_memory(monkey
     proto.float_val[:] = [1.0]
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"^tensor parsing error: x$"):
         ask(2**23)
+
+
+@pytest.mark.parametrize(("count", "text"), [(2**25 + 2, b""), (2**10 + 1, b"a" * 2**20)])
+def test_texts_are_counted_with_what_each_copy_takes(monkeypatch, count, text):
+    monkeypatch.setattr(memory, "available", lambda: 2**35)
+
+    def ask(count: int) -> np.int64:
+        proto = tf.make_tensor_proto([text])
+        proto.tensor_shape.dim[0].size = count
+        return inference.predict(Size(), "", {"x": proto}, (), None)[1]["y"]
+
+    assert ask(2**9) == 2**9
+    with pytest.raises(tf.errors.ResourceExhaustedError, match=r"^Input x has \d+ bytes, and \d+ when its "):
+        ask(count)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"^tensor parsing error: x$"):
+        ask(2**40)

@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.framework import graph_pb2
 
 from serving import servable
 
@@ -54,3 +55,15 @@ def test_a_loop_is_not_tiny_however_few_its_operations_and_its_deadline_ends_it(
     assert run(model, "spin", 10.0, None) == 10.0
     with pytest.raises(tf.errors.DeadlineExceededError):
         run(model, "spin", 1e9, 0.2)
+
+
+def test_a_graph_of_a_million_calls_is_judged_at_once():
+    graph = graph_pb2.GraphDef(node=[{"name": "y", "op": "PartitionedCall"}])
+    graph.node[0].attr["f"].func.name = "f0"
+    for depth in range(60):  # each calls the next twice, the last one itself
+        function = graph.library.function.add(signature={"name": f"f{depth}"})
+        function.node_def.add(name="add", op="AddV2")
+        for name in ("a", "b"):
+            node = function.node_def.add(name=name, op="PartitionedCall")
+            node.attr["f"].func.name = f"f{min(depth + 1, 59)}"
+    assert servable._Operations(graph).behind("y") >= servable._TINY

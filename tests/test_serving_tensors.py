@@ -193,6 +193,7 @@ def test_decoding_shares_memory_with_the_message_where_it_can():
         (range(3), "int32", np.array([0, 1, 2], np.int32)),
         ([1], "complex64", np.array([1], np.complex64)),
         ([], "int64", np.array([], np.int64)),
+        ([0, 2**64 - 1], "uint64", np.array([0, 2**64 - 1], np.uint64)),  # to numpy these are float64
         (np.array([0.5]), "float32", np.array([0.5], np.float32)),
         (np.array([7], np.int32), "int64", np.array([7], np.int64)),
         (np.array([1.5], np.float32), "bfloat16", np.array([1.5], ml_dtypes.bfloat16)),
@@ -216,6 +217,9 @@ def test_casts_that_keep_the_meaning_are_made(values, dtype, expected):
         ([1], "string", r"expected string \(str or bytes\), given int"),
         ([300], "uint8", r"300 does not fit uint8 \[0, 255\]"),
         ([-1], "uint64", "-1 does not fit uint64"),
+        ([1, 2**64], "uint64", "18446744073709551616 does not fit uint64"),
+        ([0, 2**63], "int64", "9223372036854775808 does not fit int64"),
+        ([1.0, 2**64 - 1], "uint64", "expected uint64, given float64"),
         ([-9], "int4", "-9 does not fit int4"),
         ([1e40], "float32", "too large for float32"),
         ([[1], [1, 2]], "int32", "not an array"),
