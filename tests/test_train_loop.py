@@ -6,7 +6,7 @@ import tiny
 from binaries import losses
 
 from train import config as config_lib
-from train import data, loop, strategy
+from train import loop, strategy
 from train.data.pipeline import Augment
 from zoo import workdir as workdir_lib
 from zoo.errors import UserError
@@ -17,7 +17,7 @@ def config(family, **changes):
         name=f"{family}_tiny",
         family=family,
         model=tiny.CONFIGS[family],
-        data=config_lib.Data(name="digits", batch_size=32, augment=Augment(shift=1)),
+        data=tiny.settings(batch_size=32, augment=Augment(shift=1)),
         optimizer=config_lib.Optimizer(learning_rate=1e-3, beta_1=0.5),
         steps=8,
         steps_per_execution=3,
@@ -34,10 +34,10 @@ def config(family, **changes):
 
 @pytest.mark.parametrize("family", sorted(tiny.CONFIGS))
 def test_two_replicas_learn_what_one_device_learns(family, tmp_path, mirrored):
-    digits = data.load("digits")
+    learnt = tiny.DATA[family]()
     assert mirrored.num_replicas_in_sync == 2
-    loop.train(config(family), tmp_path / "one_device", digits, strategy.make("one_device"))
-    loop.train(config(family), tmp_path / "mirrored", digits, mirrored)
+    loop.train(config(family), tmp_path / "one_device", learnt, strategy.make("one_device"))
+    loop.train(config(family), tmp_path / "mirrored", learnt, mirrored)
     one, two = losses(tmp_path / "one_device"), losses(tmp_path / "mirrored")
     assert len(one) == len(two) == 10  # eight steps, two evaluations
     for a, b in zip(one, two, strict=True):
@@ -46,21 +46,21 @@ def test_two_replicas_learn_what_one_device_learns(family, tmp_path, mirrored):
 
 @pytest.mark.parametrize("family", sorted(tiny.CONFIGS))
 def test_a_checkpoint_of_two_replicas_goes_on_with_one(family, tmp_path, mirrored):
-    digits = data.load("digits")
-    loop.train(config(family), tmp_path / "one", digits, strategy.make("one_device"))
+    learnt = tiny.DATA[family]()
+    loop.train(config(family), tmp_path / "one", learnt, strategy.make("one_device"))
     # Four steps with two replicas: the run is cut where its checkpoint stands.
     half = tmp_path / "half"
-    loop.train(config(family), half, digits, mirrored)
+    loop.train(config(family), half, learnt, mirrored)
     for path in (half / "checkpoints").glob("ckpt-8.*"):
         path.unlink()
-    loop.train(config(family), half, digits, strategy.make("one_device"))
+    loop.train(config(family), half, learnt, strategy.make("one_device"))
     for a, b in zip(losses(tmp_path / "one"), losses(half), strict=True):
         assert a == pytest.approx(b, abs=1e-4)
 
 
 def test_what_was_trained_is_what_is_loaded(tmp_path):
-    digits = data.load("digits")
-    made = loop.train(config("gan"), tmp_path, digits, strategy.make("one_device"))
+    learnt = tiny.digits()
+    made = loop.train(config("gan"), tmp_path, learnt, strategy.make("one_device"))
     trained = workdir_lib.load(tmp_path)
     assert trained.step == 8
     assert (made.config, made.step, made.seconds) == (trained.config, trained.step, trained.seconds)

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from train import strategy as strategy_lib
+from train.data.dataset import Shard
 from train.data.images import Images
 from train.data.pipeline import Augment, Fill, eval_batches, train_batches
 from zoo.errors import UserError
@@ -35,7 +36,7 @@ def _assert_same(a, b):
 
 def test_elements_have_static_shapes_and_types():
     image, label = train_batches(
-        _images(channels=3), batch_size=8, seed=0, augment=_EVERYTHING, num_replicas=2
+        _images(channels=3), batch_size=8, seed=0, augment=_EVERYTHING, shard=Shard(replicas=2)
     ).element_spec
     assert (image.shape, image.dtype) == ([4, 8, 8, 3], tf.float32)
     assert (label.shape, label.dtype) == ([4], tf.int32)
@@ -81,13 +82,13 @@ def test_replicas_together_see_the_batch_of_one_device(replicas):
     x, y = _take(5, images, **options)
     # One pipeline that feeds all replicas in turn, as on one machine.
     together = _take(
-        5 * replicas, images, **options, num_replicas=replicas, local_replicas=replicas
+        5 * replicas, images, **options, shard=Shard(replicas, 0, replicas)
     )
     _assert_same((x, y), together)
     # A pipeline for each replica, as on several machines.
     rows = 8 // replicas
     for r in range(replicas):
-        alone = _take(5, images, **options, num_replicas=replicas, first_replica=r)
+        alone = _take(5, images, **options, shard=Shard(replicas, r))
         mine = np.arange(40).reshape(5, 8)[:, r * rows : (r + 1) * rows].ravel()
         _assert_same((x[mine], y[mine]), alone)
 
@@ -95,17 +96,15 @@ def test_replicas_together_see_the_batch_of_one_device(replicas):
 def test_mirrored_strategy_feeds_replica_r_the_rth_rows():
     images = _images()
     strategy = strategy_lib.make("mirrored")
-    replicas, first, local = strategy_lib.replica_range(strategy)
-    assert (replicas, first, local) == (2, 0, 2)
+    shard = strategy_lib.shard(strategy)
+    assert shard == Shard(replicas=2, first=0, local=2)
     batches = strategy.distribute_datasets_from_function(
         lambda _: train_batches(
             images,
             batch_size=8,
             seed=1,
             augment=_EVERYTHING,
-            num_replicas=replicas,
-            first_replica=first,
-            local_replicas=local,
+            shard=shard,
         )
     )
     x, y = next(iter(batches))
@@ -209,7 +208,7 @@ def test_batches_that_cannot_be_made_are_refused():
     with pytest.raises(UserError, match="50 images, fewer than one batch of 64"):
         _take(1, _images(), batch_size=64)
     with pytest.raises(UserError, match="positive multiple of 3"):
-        _take(1, _images(), num_replicas=3)
+        _take(1, _images(), shard=Shard(replicas=3))
     for augment, field in (
         (Augment(shift=-1), "shift"),
         (Augment(rotate=200), "rotate"),

@@ -27,7 +27,7 @@ def _no_tf_config(monkeypatch):
 def test_one_device():
     made = strategy.make("one_device")
     assert isinstance(made, tf.distribute.OneDeviceStrategy)
-    assert strategy.replica_range(made) == (1, 0, 1)
+    assert strategy.shard(made) == (1, 0, 1)
     assert strategy.is_chief(made)
 
 
@@ -35,7 +35,7 @@ def test_mirrored_uses_every_device():
     made = strategy.make("mirrored")
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     assert isinstance(made, tf.distribute.MirroredStrategy)
-    assert strategy.replica_range(made) == (len(devices), 0, len(devices))
+    assert strategy.shard(made) == (len(devices), 0, len(devices))
     assert strategy.is_chief(made)
 
 
@@ -98,13 +98,12 @@ from train import strategy
 made = strategy.make("auto")
 from train.data.images import Images
 from train.data.pipeline import Augment, train_batches
-replicas, first, local = strategy.replica_range(made)
+shard = strategy.shard(made)
 images = Images(np.zeros([20, 4, 4, 1], np.uint8), np.arange(20, dtype=np.int32))
 batches = iter(made.distribute_datasets_from_function(lambda _: train_batches(
-    images, batch_size=8, seed=3, augment=Augment(), num_replicas=replicas, first_replica=first,
-    local_replicas=local)))
+    images, batch_size=8, seed=3, augment=Augment(), shard=shard)))
 labels = [made.experimental_local_results(next(batches)[1])[0].numpy().tolist() for _ in range(3)]
-print("RESULT " + json.dumps([strategy.is_chief(made), [replicas, first, local], labels]))
+print("RESULT " + json.dumps([strategy.is_chief(made), list(shard), labels]))
 """
 
 

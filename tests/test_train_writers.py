@@ -6,7 +6,9 @@ import math
 import pathlib
 import subprocess
 import sys
+import wave
 
+import mido
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -157,6 +159,46 @@ def test_previews_are_png_files(tmp_path):
     with Image.open(tmp_path / "previews" / names[0]) as image:
         assert image.mode == "L"
         assert image.getpixel((0, 0)) == 128
+
+
+NOTES = np.array([[72, 67, 64, 48]] * 3 + [[71, 67, 62, 55]], np.int32)
+
+
+def test_previews_of_text_and_music_are_files_people_can_open(tmp_path):
+    writer = writers.PreviewWriter(tmp_path)
+    writer.text(5, {"poem": "床前明月光\nline"})
+    writer.notes(5, {"piece": NOTES})
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == [
+        "step_000005_piece.mid",
+        "step_000005_piece.png",
+        "step_000005_piece.wav",
+        "step_000005_poem.txt",
+    ]
+    assert (tmp_path / names[3]).read_text() == "床前明月光\nline\n"
+    played = [m.note for m in mido.MidiFile(tmp_path / names[0]) if m.type == "note_on"]
+    assert sorted(played) == [48, 55, 62, 64, 67, 71, 72]  # the alto holds its note
+    with wave.open(str(tmp_path / names[2])) as sound:
+        assert sound.getnframes() / sound.getframerate() > 4 * 60 / 80
+
+
+def test_tensorboard_holds_text_and_sound(tmp_path):
+    writer = writers.TensorBoardWriter(tmp_path)
+    writer.text(5, {"poem": "one\ntwo"})
+    writer.notes(5, {"piece": NOTES})
+    writer.close()
+    (file,) = tmp_path.glob("events*")
+    values = {
+        v.tag: tf.make_ndarray(v.tensor)
+        for e in tf.compat.v1.train.summary_iterator(str(file))
+        for v in e.summary.value
+    }
+    assert values["poem"].item() == b"    one\n    two"
+    ((sound, _),) = values["piece"]
+    samples, rate = tf.audio.decode_wav(sound)
+    assert (len(samples.shape), int(rate)) == (2, 22_050)
+    assert float(tf.reduce_max(tf.abs(samples))) == pytest.approx(0.9, abs=0.01)
+    assert "piece_roll" in values
 
 
 def test_multi_writer_reaches_every_sink(tmp_path):

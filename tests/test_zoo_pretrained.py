@@ -32,7 +32,7 @@ def weights(tmp_path, monkeypatch):
 @pytest.mark.parametrize("family", sorted(tiny.CONFIGS))
 def test_what_is_kept_is_what_is_loaded(family, weights):
     model = zoo.build(family, tiny.CONFIGS[family], seed=5)
-    pretrained.keep(model, card(family), b"png")
+    pretrained.keep(model, card(family), {})
     assert zoo.names() == [f"{family}_tiny"]
     loaded = zoo.from_pretrained(f"{family}_tiny")
     assert loaded.config == model.config
@@ -43,14 +43,14 @@ def test_what_is_kept_is_what_is_loaded(family, weights):
 
 
 def test_a_loaded_gan_can_be_trained_on_from_the_weights_it_samples(weights):
-    pretrained.keep(zoo.build("gan", tiny.CONFIGS["gan"], seed=5), card("gan"), b"png")
+    pretrained.keep(zoo.build("gan", tiny.CONFIGS["gan"], seed=5), card("gan"), {})
     model = zoo.from_pretrained("gan_tiny")
     for a, b in zip(model.generator.weights, model.ema_generator.weights, strict=True):
         assert np.array_equal(a.numpy(), b.numpy())
 
 
 def test_weights_of_another_architecture_are_one_clear_error(weights):
-    pretrained.keep(zoo.build("gan", tiny.CONFIGS["gan"]), card("gan"), b"png")
+    pretrained.keep(zoo.build("gan", tiny.CONFIGS["gan"]), card("gan"), {})
     described = json.loads((weights / "gan_tiny" / "card.json").read_text())
     described["model"]["channels"] = 16
     (weights / "gan_tiny" / "card.json").write_text(json.dumps(described))
@@ -59,7 +59,7 @@ def test_weights_of_another_architecture_are_one_clear_error(weights):
 
 
 def test_damaged_weights_are_one_clear_error(weights):
-    pretrained.keep(zoo.build("gan", tiny.CONFIGS["gan"]), card("gan"), b"png")
+    pretrained.keep(zoo.build("gan", tiny.CONFIGS["gan"]), card("gan"), {})
     path = weights / "gan_tiny" / "weights.npz"
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(UserError, match="cannot read the weights"):

@@ -1,8 +1,40 @@
-"""Every family at a size that steps in milliseconds; the conformance tests run over this table."""
+"""Every family at a size that steps in milliseconds; the conformance tests run over these tables."""
 
+import functools
+
+from train import config as config_lib
+from train import data
+from train.data.dataset import DataSet
 from zoo import cnn, gan
 
 CONFIGS = {
     "cnn": cnn.Config(image_shape=(8, 8, 1), stem=4, widths=(8, 8)),
     "gan": gan.Config(image_shape=(8, 8, 1), latent_dim=6, channels=8),
 }
+# A field that cannot be, for each family.
+BROKEN = {
+    "cnn": {"image_shape": (8, 8, 2)},
+    "gan": {"image_shape": (8, 8, 2)},
+}
+
+
+@functools.cache
+def digits() -> DataSet:
+    return data.load("digits")
+
+
+# What each family learns from at that size.
+DATA = {
+    "cnn": digits,
+    "gan": digits,
+}
+
+
+def settings(**changes) -> config_lib.Data:
+    """The `data` part of a configuration for `DATA`; the trainer does not look at its name."""
+    return config_lib.Data(name="tiny", **{"batch_size": 16, "length": 8, **changes})
+
+
+def batch(family: str, rows: int = 16):
+    """The first training batch (x, y) of a family."""
+    return next(iter(DATA[family]().train_batches(settings(batch_size=rows), seed=0)))

@@ -11,12 +11,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from train.data.images import ImageData
+from train.data.dataset import DataSet
 from zoo.files import atomic_write
 from zoo.workdir import Trained
 
 
-def write(workdir: pathlib.Path, trained: Trained, data: ImageData) -> dict[str, Any]:
+def write(workdir: pathlib.Path, trained: Trained, data: DataSet) -> dict[str, Any]:
     """Writes `<workdir>/card.json` for what the loop trained there and returns it."""
     config = trained.config
     # The program and its flags as a person would type them, without the path of this machine.
@@ -29,8 +29,7 @@ def write(workdir: pathlib.Path, trained: Trained, data: ImageData) -> dict[str,
             "name": config["data"]["name"],
             "source": data.source,
             "licence": data.licence,
-            "train_images": len(data.train.labels),
-            "test_images": len(data.test.labels),
+            **data.sizes,
         },
         "command": shlex.join(command),
         "seed": config["seed"],

@@ -29,6 +29,7 @@ class Schedule(enum.StrEnum):
 class Data:
     name: str = "digits"  # a name of train/data, or folder:<path>, or tfds:<name>
     image_size: int = 0  # pictures are resized to this square; 0 keeps their own size
+    length: int = 128  # symbols of text, or frames of music, in a training window
     batch_size: int = 64  # of all replicas together
     augment: Augment = dataclasses.field(default_factory=Augment)
 
@@ -49,7 +50,7 @@ class Config:
 
     name: str  # the preset's name; also that of its weights and of the served model
     family: str
-    model: Any  # the family's Config; image_shape and class_names come from the data
+    model: Any  # the family's Config; what is in FROM_DATA comes from the data
     data: Data
     optimizer: Optimizer
     steps: int  # optimizer steps of the whole run
@@ -92,6 +93,8 @@ class Config:
             raise UserError(
                 f"config.data.batch_size={self.data.batch_size}: at least 1 is expected"
             )
+        if self.data.length < 1:
+            raise UserError(f"config.data.length={self.data.length}: at least 1 is expected")
         if self.data.image_size < 0:
             raise UserError(f"config.data.image_size={self.data.image_size}: 0 or more is expected")
         self.data.augment.validate()
@@ -121,7 +124,7 @@ class Config:
 
 
 # What the data decides; a value given for it would be overwritten.
-FROM_DATA = ("image_shape", "class_names")
+FROM_DATA = ("image_shape", "class_names", "alphabet")
 
 
 def _check_tuples(model: Any) -> None:

@@ -1,10 +1,13 @@
 """Judging a trained model on held-out data, through the signatures that would be served."""
 
+import reprlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from train.data.dataset import DataSet
 from train.data.images import ImageData
 from train.metrics import distances, generative
 from train.metrics.judge import Judge
@@ -14,7 +17,7 @@ from zoo.errors import UserError
 _BATCH = 250
 
 
-def evaluate(model: base.Model, family: str, data: ImageData) -> dict[str, Any]:
+def evaluate(model: base.Model, family: str, data: DataSet) -> dict[str, Any]:
     """The family's metrics on the test split.
 
     Args:
@@ -26,22 +29,20 @@ def evaluate(model: base.Model, family: str, data: ImageData) -> dict[str, Any]:
         JSON values; `report["metrics"]` holds the headline numbers by name.
 
     Raises:
-        UserError: the family has no evaluation, the classes are not those of the data, or no judge
-            is kept for the data set.
+        UserError: the family has no evaluation, the data are not of the kind or shape that the model
+            knows, or no judge is kept for the data set.
     """
     if family not in _EVALUATIONS:
         raise UserError(f"no evaluation for family {family!r}; there are {', '.join(_EVALUATIONS)}")
-    config = model.config
-    if tuple(config.class_names) != tuple(data.class_names):
-        raise UserError(
-            f"the model knows the classes {', '.join(config.class_names)}, data set {data.name} has"
-            f" {', '.join(data.class_names)}"
-        )
-    if tuple(config.image_shape) != data.test.images.shape[1:]:
-        raise UserError(
-            f"the model takes images of shape {tuple(config.image_shape)}, data set {data.name} has"
-            f" {data.test.images.shape[1:]}; leave --config out to use the size it was trained on"
-        )
+    if model.learns != data.kind:
+        raise UserError(f"data set {data.name} holds {data.kind}, but family {family} learns {model.learns}")
+    for name, value in data.for_model.items():
+        known = getattr(model.config, name, value)
+        if known != value:
+            raise UserError(
+                f"the model was made for {name} {reprlib.repr(known)}, data set {data.name} has"
+                f" {reprlib.repr(value)}; leave --config out to use the data it was trained on"
+            )
     return _EVALUATIONS[family](model, data)
 
 
@@ -91,17 +92,20 @@ def _gan(model: base.Model, data: ImageData) -> dict[str, Any]:
     return {"metrics": report["fake"], **report}
 
 
-_EVALUATIONS = {"cnn": _classifier, "gan": _gan}
+# family -> report of (model, data set of the kind that the family learns)
+_EVALUATIONS: dict[str, Callable[[base.Model, Any], dict[str, Any]]] = {
+    "cnn": _classifier,
+    "gan": _gan,
+}
 
 
 def table(report: dict[str, Any]) -> str:
     """The report as lines for people."""
     if "fake" in report:
         return generative.table(report)
-    lines = [f"{name:<24}{value:.4f}" for name, value in report["metrics"].items()]
+    lines = [f"{name:<32}{value:.5f}" for name, value in report["metrics"].items()]
     lines += [
-        f"  accuracy {name:<13}{value:.4f}" for name, value in report["accuracy_by_class"].items()
+        f"  accuracy {name:<21}{value:.5f}" for name, value in report.get("accuracy_by_class", {}).items()
     ]
-    lines.append(f"n = {report['n_test']:,} test images")
+    lines.append(f"n = {report['n_test']:,} test {report.get('unit', 'images')}")
     return "\n".join(lines)
-

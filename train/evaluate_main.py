@@ -20,6 +20,7 @@ with binary.needs("train"):
     from zoo import base
     from zoo import workdir as workdir_lib
 
+_PREVIEWS = (".png", ".txt", ".mid")
 _PREVIEW_SIDE = 640  # pixels: a look at the model, not its whole output, goes into the repository
 
 _CONFIG = flags.DEFINE_string(
@@ -55,12 +56,12 @@ def main(_: list[str]) -> None:
         ).data
     else:
         raise UserError("exactly one of --workdir=<dir> and --pretrained=<preset> is expected")
-    images = data.load(
+    held_out = data.load(
         source.name, data_dir=_DATA_DIR.value, image_size=source.image_size or None
     )
     if _KEEP.value:
         pretrained.round_weights(model)
-    report = evaluate.evaluate(model, card["family"], images)
+    report = evaluate.evaluate(model, card["family"], held_out)
     print(evaluate.table(report))
     atomic_write(output, (json.dumps(report, indent=2) + "\n").encode())
     print(f"wrote {output}")
@@ -78,16 +79,23 @@ def _keep(model: base.Model, report: dict[str, Any], workdir: pathlib.Path) -> p
         card["metrics_of_real_images"] = report["real"]
         card["judged_images"] = {"generated": report["n"], "test": report["n_test"]}
     card["evaluation"] = f"python -m train.evaluate_main --pretrained={card['name']} --data_dir=<dir>"
-    return pretrained.keep(model, card, _preview(workdir) if "real" in report else None)
+    return pretrained.keep(model, card, _showpiece(workdir, model.showpiece))
 
 
-def _preview(workdir: pathlib.Path) -> bytes | None:
-    """The last preview of a generative model, small. A classifier's shows the data set's own images,
+def _showpiece(workdir: pathlib.Path, name: str) -> dict[str, bytes]:
+    """The newest preview of that name, by what it is to be called. Others show the data set's own examples,
     which are not ours to publish."""
-    previews = sorted((workdir / "previews").glob("*.png"))
-    if not previews:
-        return None
-    preview = Image.open(previews[-1])
+    kept = {}
+    for ending in _PREVIEWS if name else ():
+        previews = sorted((workdir / "previews").glob(f"step_*_{name}{ending}"))
+        if previews:
+            content = previews[-1].read_bytes()
+            kept[f"preview{ending}"] = _small(content) if ending == ".png" else content
+    return kept
+
+
+def _small(png: bytes) -> bytes:
+    preview = Image.open(io.BytesIO(png))
     preview.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
     encoded = io.BytesIO()
     preview.save(encoded, "PNG", optimize=True)

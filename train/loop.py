@@ -22,8 +22,7 @@ import zoo
 from train import config as config_lib
 from train import optimizers, writers
 from train import strategy as strategy_lib
-from train.data import pipeline
-from train.data.images import ImageData
+from train.data.dataset import DataSet
 from train.image_grid import image_grid
 from zoo import base, pretrained
 from zoo import workdir as workdir_lib
@@ -31,13 +30,12 @@ from zoo.errors import UserError
 from zoo.files import atomic_write
 
 EVAL_BATCH = 500
-_PREVIEW_EXAMPLES = 64
 
 
 def train(
     config: config_lib.Config,
     workdir: pathlib.Path,
-    data: ImageData,
+    data: DataSet,
     strategy: tf.distribute.Strategy,
 ) -> workdir_lib.Trained:
     """Trains until `config.steps`, or goes on where the work directory stops.
@@ -79,23 +77,14 @@ def train(
         done = int(step.numpy())
 
         # 4. Data, from the step where the run stands.
-        replicas, first, local = strategy_lib.replica_range(strategy)
+        shard = strategy_lib.shard(strategy)
         batches = strategy.distribute_datasets_from_function(
-            lambda _: pipeline.train_batches(
-                data.train,
-                batch_size=config.data.batch_size,
-                seed=config.seed,
-                start_step=done,
-                augment=config.data.augment,
-                num_replicas=replicas,
-                first_replica=first,
-                local_replicas=local,
-            )
+            lambda _: data.train_batches(config.data, seed=config.seed, start_step=done, shard=shard)
         )
-        examples = _examples(data)
+        examples = data.examples()
         iterator = iter(batches)
         run_steps = _step_function(model, strategy)
-        run_eval = _eval_function(model, strategy, data)
+        run_eval = _eval_function(model, strategy, data, config.data)
         sinks = _writers(config, workdir, done) if chief else writers.MultiWriter([])
 
         # 5. Step, log, evaluate, preview, save.
@@ -116,15 +105,14 @@ def train(
                     losses
                     | {
                         "rate/steps_per_second": rate,
-                        "rate/images_per_second": rate * config.data.batch_size,
+                        f"rate/{data.unit}_per_second": rate * config.data.batch_size,
                     },
                 )
                 last = done == config.steps
                 if last or done % config.eval_every == 0:
                     sinks.scalars(done, {f"eval/{k}": v for k, v in run_eval().items()})
                 if chief and (last or done % config.preview_every == 0):
-                    previews = model.preview(config.seed, examples)
-                    sinks.images(done, {k: _grid(v) for k, v in previews.items()})
+                    _show(sinks, done, model.preview(config.seed, examples))
                 sinks.flush()
                 if last or done % config.checkpoint_every == 0:
                     step.assign(done)
@@ -135,11 +123,13 @@ def train(
     )
 
 
-def _with_data(config: config_lib.Config, data: ImageData) -> config_lib.Config:
-    model = dataclasses.replace(
-        config.model, image_shape=data.train.images.shape[1:], class_names=data.class_names
-    )
-    return dataclasses.replace(config, model=model)
+def _with_data(config: config_lib.Config, data: DataSet) -> config_lib.Config:
+    learns = zoo.family(config.family).Model.learns
+    if learns != data.kind:
+        raise UserError(f"data set {data.name} holds {data.kind}, but family {config.family} learns {learns}")
+    known = {field.name for field in dataclasses.fields(config.model)}
+    decided = {name: value for name, value in data.for_model.items() if name in known}
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **decided))
 
 
 def _claim(workdir: pathlib.Path, config: config_lib.Config) -> None:
@@ -231,7 +221,9 @@ def _check_finite(model: base.Model, bad: np.ndarray, done: int, manager) -> Non
         )
 
 
-def _eval_function(model: base.Model, strategy: tf.distribute.Strategy, data: ImageData):
+def _eval_function(
+    model: base.Model, strategy: tf.distribute.Strategy, data: DataSet, settings: config_lib.Data
+):
     """Means over the held-out split. Every replica sees every batch: a last batch smaller than the
     replica count breaks a sharded pass, and identical means average to themselves."""
 
@@ -241,7 +233,7 @@ def _eval_function(model: base.Model, strategy: tf.distribute.Strategy, data: Im
 
     def run_eval() -> dict[str, float]:
         _reset(model, strategy)
-        for batch in pipeline.eval_batches(data.test, EVAL_BATCH):
+        for batch in data.eval_batches(settings, EVAL_BATCH):
             eval_step(batch)
         return {m.name: float(m.result()) for m in model.losses_tracked}
 
@@ -254,10 +246,14 @@ def _reset(model: base.Model, strategy: tf.distribute.Strategy) -> None:
             metric.reset_state()
 
 
-def _examples(data: ImageData) -> tuple[np.ndarray, np.ndarray]:
-    """The same held-out images for every preview; sets come sorted by class, so spread the pick."""
-    pick = np.linspace(0, len(data.test.labels) - 1, _PREVIEW_EXAMPLES).astype(int)
-    return data.test.images[pick].astype(np.float32) / 255.0, data.test.labels[pick]
+def _show(sinks: writers.Writer, step: int, previews: dict[str, base.Preview]) -> None:
+    for name, value in previews.items():
+        if isinstance(value, str):
+            sinks.text(step, {name: value})
+        elif value.dtype.kind == "i":
+            sinks.notes(step, {name: value})
+        else:
+            sinks.images(step, {name: _grid(value)})
 
 
 def _grid(images: np.ndarray) -> np.ndarray:

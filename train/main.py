@@ -40,12 +40,12 @@ def main(_: list[str]) -> None:
     config.validate()
     workdir = pathlib.Path(_WORKDIR.value)
     strategy = strategy_lib.make(_STRATEGY.value)
-    images = data.load(
+    learnt = data.load(
         config.data.name, data_dir=_DATA_DIR.value, image_size=config.data.image_size or None
     )
-    trained = loop.train(config, workdir, images, strategy)
+    trained = loop.train(config, workdir, learnt, strategy)
     if strategy_lib.is_chief(strategy):
-        card.write(workdir, trained, images)
+        card.write(workdir, trained, learnt)
         print(f"trained {config.name}: {workdir}/card.json, {workdir}/previews/")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from train.data.dataset import Shard
 from zoo.errors import UserError
 
 NAMES = ("auto", "one_device", "mirrored", "multi_worker")
@@ -52,15 +53,14 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return _worker(strategy)[0] == 0
 
 
-def replica_range(strategy: tf.distribute.Strategy) -> tuple[int, int, int]:
-    """(num_replicas, first_replica, local_replicas): which replicas this process feeds.
+def shard(strategy: tf.distribute.Strategy) -> Shard:
+    """Which replicas this process feeds, in the order of `replica_id_in_sync_group`.
 
-    In the order of `replica_id_in_sync_group`; these are the arguments of the same name of
-    `train.data.pipeline.train_batches`. Worker 1 of 2 with four GPUs each: (8, 4, 4).
+    Worker 1 of 2 with four GPUs each: Shard(replicas=8, first=4, local=4).
     """
     index, workers = _worker(strategy)
     local = strategy.num_replicas_in_sync // workers
-    return strategy.num_replicas_in_sync, index * local, local
+    return Shard(strategy.num_replicas_in_sync, index * local, local)
 
 
 def _worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:

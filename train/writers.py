@@ -19,6 +19,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from serving import music
 from train.image_grid import image_grid
 from zoo.files import atomic_write
 
@@ -35,6 +36,12 @@ class Writer:
 
     def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         """Reports named images: float [N, H, W, C] or [H, W, C] in [0, 1], C = 1 or 3."""
+
+    def text(self, step: int, values: Mapping[str, str]) -> None:
+        """Reports named texts."""
+
+    def notes(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        """Reports named pieces of music: MIDI numbers, int [T, voices], as `serving.music` takes them."""
 
     def flush(self) -> None:
         """Makes what was written so far visible to readers."""
@@ -56,6 +63,14 @@ class MultiWriter(Writer):
     def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         for writer in self._writers:
             writer.images(step, values)
+
+    def text(self, step: int, values: Mapping[str, str]) -> None:
+        for writer in self._writers:
+            writer.text(step, values)
+
+    def notes(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        for writer in self._writers:
+            writer.notes(step, values)
 
     def flush(self) -> None:
         for writer in self._writers:
@@ -173,7 +188,7 @@ def _json_number(value: float) -> float | str:
 
 
 class TensorBoardWriter(Writer):
-    """TensorBoard events in a folder: scalars and image grids.
+    """TensorBoard events in a folder: scalars, image grids, text, and music as a roll and a sound.
 
     Every method raises OSError if the events cannot be written (full disk, unwritable folder).
     """
@@ -192,6 +207,19 @@ class TensorBoardWriter(Writer):
         with self._os_errors(), self._writer.as_default():
             for name, value in values.items():
                 tf.summary.image(name, _as_one_image(value)[None], step)
+
+    def text(self, step: int, values: Mapping[str, str]) -> None:
+        with self._os_errors(), self._writer.as_default():
+            for name, value in values.items():
+                # TensorBoard reads Markdown: an indented block keeps its lines and characters as they are.
+                tf.summary.text(name, "\n".join(f"    {line}" for line in value.splitlines()), step)
+
+    def notes(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        with self._os_errors(), self._writer.as_default():
+            for name, value in values.items():
+                sound, rate = tf.audio.decode_wav(music.wav(value))
+                tf.summary.audio(name, sound[None], int(rate), step)
+                tf.summary.image(f"{name}_roll", tf.io.decode_png(music.roll(value))[None], step)
 
     def flush(self) -> None:
         with self._os_errors():
@@ -215,7 +243,10 @@ class TensorBoardWriter(Writer):
 
 
 class PreviewWriter(Writer):
-    """Previews as files: `step_000123_<name>.png`, batches as a grid, each atomic."""
+    """Previews as files, each atomic: `step_000123_<name>` with an ending of its kind.
+
+    A batch of images is a grid in a .png, text a .txt, music a .mid, a .wav and its roll as a .png.
+    """
 
     def __init__(self, folder: str | pathlib.Path):
         self._folder = pathlib.Path(folder)
@@ -225,8 +256,21 @@ class PreviewWriter(Writer):
             image = _as_one_image(value)
             png = io.BytesIO()
             Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(png, "PNG")
-            safe = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
-            atomic_write(self._folder / f"step_{step:06d}_{safe}.png", png.getvalue())
+            self._write(step, name, ".png", png.getvalue())
+
+    def text(self, step: int, values: Mapping[str, str]) -> None:
+        for name, value in values.items():
+            self._write(step, name, ".txt", f"{value}\n".encode())
+
+    def notes(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        for name, value in values.items():
+            self._write(step, name, ".mid", music.midi(value))
+            self._write(step, name, ".wav", music.wav(value))
+            self._write(step, name, ".png", music.roll(value))
+
+    def _write(self, step: int, name: str, ending: str, content: bytes) -> None:
+        safe = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+        atomic_write(self._folder / f"step_{step:06d}_{safe}{ending}", content)
 
 
 def _as_one_image(value: np.ndarray) -> np.ndarray:

@@ -14,6 +14,8 @@ import tensorflow as tf
 
 # What `tf.function` returns for a function of named tensors; TensorFlow has no type for it.
 Signature = Any
+# A sheet of images float32 `[rows, columns, H, W, C]` in `[0, 1]`, text, or notes int32 `[T, voices]` (MIDI).
+Preview = np.ndarray | str
 
 
 class Model(keras.Model, abc.ABC):
@@ -22,6 +24,9 @@ class Model(keras.Model, abc.ABC):
     Subclasses build their networks in `__init__`, set `self.built = True` there (so that variables
     exist before the optimizer and the first step) and override the methods below.
     """
+
+    learns = "images"  # the kind of data: images, text or music
+    showpiece = ""  # the preview that is all the model's own work, fit to be published
 
     def __init__(self, config: Any, seed: int = 0):
         super().__init__()
@@ -65,10 +70,10 @@ class Model(keras.Model, abc.ABC):
         """The losses of one batch with the weights that would be served."""
 
     @abc.abstractmethod
-    def preview(self, seed: int, examples: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
-        """Named sheets of images, float32 `[rows, columns, H, W, C]` in `[0, 1]`.
+    def preview(self, seed: int, examples: tuple[np.ndarray, ...]) -> dict[str, Preview]:
+        """What there is to look at, or listen to, by name.
 
-        The same seed and examples (a held-out batch) ask the same question at every step, so that
+        The same seed and examples (a few held-out rows) ask the same question at every step, so that
         a row of previews shows one thing getting better.
         """
 

@@ -203,7 +203,7 @@ class Model(base.Model):
 
     # Serving ------------------------------------------------------------------------------------
 
-    def preview(self, seed: int, examples: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
+    def preview(self, seed: int, examples: tuple[np.ndarray, ...]) -> dict[str, base.Preview]:
         """`explanations`: 8 rows of held-out images, each beside itself under its Grad-CAM map."""
         image = examples[0][:32]
         heat = self._heatmap(tf.constant(image), tf.constant([-1])).numpy()[..., None]

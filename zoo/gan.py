@@ -300,6 +300,8 @@ def differentiable_augment(image: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
 class Model(base.Model):
     """A conditional GAN; `fit` on batches of (image `[B, H, W, C]` in `[0, 1]`, label int `[B]`)."""
 
+    showpiece = "samples"
+
     def __init__(self, config: Config, seed: int = 0):
         config.validate()
         super().__init__(config, seed)
@@ -444,7 +446,7 @@ class Model(base.Model):
 
     # Serving ------------------------------------------------------------------------------------
 
-    def preview(self, seed: int, examples: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
+    def preview(self, seed: int, examples: tuple[np.ndarray, ...]) -> dict[str, base.Preview]:
         """`samples`: a column for each class, 8 rows; every image has a seed, hence a z, of its own."""
         rows, classes = 8, len(self.config.class_names)
         label = np.tile(np.arange(classes, dtype=np.int32), rows)

@@ -102,8 +102,8 @@ def pack_weights(model: "base.Model") -> dict[str, Any]:
     return packed
 
 
-def keep(model: "base.Model", description: dict[str, Any], preview: bytes | None) -> pathlib.Path:
-    """Writes a model's weights, a PNG if there is one, and the card to `zoo/weights/<card's name>/`.
+def keep(model: "base.Model", description: dict[str, Any], previews: dict[str, bytes]) -> pathlib.Path:
+    """Writes a model's weights, its previews by file name, and the card to `zoo/weights/<card's name>/`.
 
     The card comes last: one without weights never stands there. Returns the folder.
     """
@@ -111,8 +111,8 @@ def keep(model: "base.Model", description: dict[str, Any], preview: bytes | None
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **pack_weights(model))
     atomic_write(directory / "weights.npz", buffer.getvalue())
-    if preview is not None:
-        atomic_write(directory / "preview.png", preview)
+    for name, content in previews.items():
+        atomic_write(directory / name, content)
     atomic_write(directory / "card.json", (json.dumps(description, indent=2) + "\n").encode())
     return directory
 

@@ -1,15 +1,26 @@
-"""What every image data set is once loaded: two in-memory splits and a few facts about them.
+"""What every image data set is once loaded: two in-memory splits.
 
 Decoding happens once, at load time; the arrays are the cache that the input pipeline reads.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import os
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import tensorflow as tf
 from PIL import Image
 
+from train.data import pipeline
+from train.data.dataset import WHOLE, DataSet, Shard
 from zoo.errors import UserError
+
+if TYPE_CHECKING:
+    from train.config import Data
+
+_EXAMPLES = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,15 +32,52 @@ class Images:
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageData:
-    """A data set: train and test splits of one image shape, with class names and origin."""
+class ImageData(DataSet):
+    """Train and test splits of one image shape, with class names and origin."""
 
     name: str
     class_names: tuple[str, ...]
     train: Images
     test: Images
-    licence: str  # short text for model cards
+    licence: str
     source: str
+
+    @property
+    def kind(self) -> str:
+        return "images"
+
+    @property
+    def unit(self) -> str:
+        return "images"
+
+    @property
+    def for_model(self) -> dict[str, Any]:
+        return {"image_shape": self.train.images.shape[1:], "class_names": self.class_names}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {"train_images": len(self.train.labels), "test_images": len(self.test.labels)}
+
+    def train_batches(
+        self, settings: Data, *, seed: int, start_step: int = 0, shard: Shard = WHOLE
+    ) -> tf.data.Dataset:
+        """(image float32 `[g, H, W, C]` in `[0, 1]`, label int32 `[g]`), see `pipeline.train_batches`."""
+        return pipeline.train_batches(
+            self.train,
+            batch_size=settings.batch_size,
+            seed=seed,
+            start_step=start_step,
+            augment=settings.augment,
+            shard=shard,
+        )
+
+    def eval_batches(self, settings: Data, batch_size: int) -> tf.data.Dataset:
+        return pipeline.eval_batches(self.test, batch_size)
+
+    def examples(self) -> tuple[np.ndarray, ...]:
+        """64 images with their labels, spread over the split: sets come sorted by class."""
+        pick = np.linspace(0, len(self.test.labels) - 1, _EXAMPLES).astype(int)
+        return self.test.images[pick].astype(np.float32) / 255.0, self.test.labels[pick]
 
 
 def resize_image(image: Image.Image, size: int) -> Image.Image:

@@ -1,17 +1,20 @@
-"""Batches for training and evaluation, by tf.data.
+"""Batches of images for training and evaluation, by tf.data: see `train.data.dataset` for what they keep."""
 
-Every training batch is a pure function of (seed, global step, row): resuming at step k needs no
-replay, and N replicas together see exactly the rows and augmentations that one device sees.
-"""
+from __future__ import annotations
 
 import dataclasses
 import enum
 import math
+from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from train.data.images import Images
+from train.data import dataset
+from train.data.dataset import WHOLE, Shard
 from zoo.errors import UserError
+
+if TYPE_CHECKING:
+    from train.data.images import Images
 
 # Rectangle sizes and aspect ratios of random erasing: the paper's values.
 _ERASE_AREA = (0.02, 0.4)
@@ -57,27 +60,21 @@ def train_batches(
     seed: int,
     start_step: int = 0,
     augment: Augment,
-    num_replicas: int = 1,
-    first_replica: int = 0,
-    local_replicas: int = 1,
+    shard: Shard = WHOLE,
 ) -> tf.data.Dataset:
     """Endless training batches from step `start_step` on.
 
-    Each epoch is a new permutation of the set, keyed by (seed, epoch); what is left over after the
-    last whole batch of an epoch is dropped.
-
     Args:
         images: the split to train on; copied once into a tensor.
-        batch_size: global batch size, a multiple of `num_replicas`.
+        batch_size: global batch size, a multiple of `shard.replicas`.
         seed: of order and augmentation.
         start_step: global steps already done; costs nothing to skip.
         augment: random changes, keyed by (seed, step, row).
-        num_replicas: replicas in sync, over all workers.
-        first_replica, local_replicas: the replicas that this input pipeline feeds.
+        shard: the replicas that this input pipeline feeds.
 
     Returns:
-        For every global step `local_replicas` elements in turn: (image float32 [g, H, W, C] in
-        [0, 1], label int32 [g]), g = batch_size / num_replicas, rows r*g .. (r+1)*g - 1 of the
+        For every global step `shard.local` elements in turn: (image float32 [g, H, W, C] in
+        [0, 1], label int32 [g]), g = batch_size / shard.replicas, rows r*g .. (r+1)*g - 1 of the
         global batch for replica r. With batch_size=64 and two replicas: [32, H, W, C] each.
 
     Raises:
@@ -85,40 +82,12 @@ def train_batches(
     """
     augment.validate()
     count, height, width, channels = images.images.shape
-    if batch_size < 1 or batch_size % num_replicas:
-        raise UserError(
-            f"batch size {batch_size} cannot be shared by {num_replicas} replicas: "
-            f"choose a positive multiple of {num_replicas}"
-        )
-    if count < batch_size:
-        raise UserError(
-            f"the training set has {count} images, fewer than one batch of {batch_size}: "
-            f"choose a smaller batch size"
-        )
-    steps = count // batch_size  # in an epoch
-    rows = batch_size // num_replicas
-    first_epoch, first_step = divmod(start_step, steps)
+    rows = dataset.rows_of_replica(batch_size, count, "images", shard)
     all_images, all_labels = _as_tensors(images)
 
-    def epoch_indices(epoch: tf.Tensor) -> tf.data.Dataset:
-        """(step, replica, example indices [rows]) of one epoch, for the local replicas."""
-        order = tf.random.experimental.stateless_shuffle(
-            tf.range(count), seed=tf.stack([tf.constant(seed, tf.int64), epoch])
-        )
-        skip = tf.where(epoch == first_epoch, tf.constant(first_step, tf.int64), 0)
-        order = tf.reshape(order[: steps * batch_size], [steps, num_replicas, rows])
-        order = order[skip:, first_replica : first_replica + local_replicas]
-        step = epoch * steps + tf.range(skip, steps, dtype=tf.int64)
-        replica = tf.range(first_replica, first_replica + local_replicas)
-        return tf.data.Dataset.from_tensor_slices(
-            (
-                tf.repeat(step, local_replicas),
-                tf.tile(replica, [steps - skip]),
-                tf.reshape(order, [-1, rows]),
-            )
-        )
-
-    def batch(step: tf.Tensor, replica: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def batch(
+        epoch: tf.Tensor, step: tf.Tensor, replica: tf.Tensor, index: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         x = tf.gather(all_images, index)  # [rows, H, W, C] uint8
         # Drawn and turned into parameters for the whole global batch, of which this replica takes
         # its rows: vectorised kernels round the last few elements of a vector differently, so
@@ -143,8 +112,7 @@ def train_batches(
         )
 
     return (
-        tf.data.Dataset.range(first_epoch, tf.int64.max)
-        .flat_map(epoch_indices)
+        dataset.epoch_batches(count, batch_size, seed=seed, start_step=start_step, shard=shard)
         .map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         .prefetch(tf.data.AUTOTUNE)
     )
