@@ -12,6 +12,7 @@ from binaries import losses
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIZES = {
+    "autoencoder_digits": ["--config.model.channels=8", "--config.model.denoiser_channels=8"],
     "gan_digits": ["--config.model.channels=8", "--config.model.latent_dim=8"],
     "cnn_digits": ["--config.model.stem=4", "--config.model.widths=(8,8)"],
 }

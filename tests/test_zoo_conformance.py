@@ -14,6 +14,14 @@ import zoo
 FAMILIES = sorted(zoo.FAMILIES)
 # The design's table of signatures; the first is also serving_default.
 SIGNATURES = {
+    "autoencoder": {
+        "reconstruct": ({"image"}, {"image"}),
+        "encode": ({"image"}, {"code"}),
+        "decode": ({"code"}, {"image"}),
+        "denoise": ({"image"}, {"image"}),
+        "compress": ({"image_bytes"}, {"code_bytes"}),
+        "decompress": ({"code_bytes"}, {"image_bytes"}),
+    },
     "cnn": {
         "classify": ({"image"}, {"probabilities", "label", "embedding"}),
         "classify_bytes": ({"image_bytes"}, {"probabilities", "label", "embedding"}),

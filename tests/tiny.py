@@ -5,14 +5,18 @@ import functools
 from train import config as config_lib
 from train import data
 from train.data.dataset import DataSet
-from zoo import cnn, gan
+from zoo import autoencoder, cnn, gan
 
 CONFIGS = {
+    "autoencoder": autoencoder.Config(
+        image_shape=(8, 8, 1), code_dim=6, channels=8, hidden=16, denoiser_channels=8
+    ),
     "cnn": cnn.Config(image_shape=(8, 8, 1), stem=4, widths=(8, 8)),
     "gan": gan.Config(image_shape=(8, 8, 1), latent_dim=6, channels=8),
 }
 # A field that cannot be, for each family.
 BROKEN = {
+    "autoencoder": {"image_shape": (8, 8, 2)},
     "cnn": {"image_shape": (8, 8, 2)},
     "gan": {"image_shape": (8, 8, 2)},
 }
@@ -25,6 +29,7 @@ def digits() -> DataSet:
 
 # What each family learns from at that size.
 DATA = {
+    "autoencoder": digits,
     "cnn": digits,
     "gan": digits,
 }
