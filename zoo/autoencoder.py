@@ -5,9 +5,9 @@ convolutions and residual blocks (He et al. 2016, arXiv:1603.05027) in place of 
 Vincent et al.'s task (2008, "Extracting and Composing Robust Features with Denoising Autoencoders") in the
 residual form of DnCNN (Zhang et al. 2017, arXiv:1608.03981): the network predicts what was added.
 
-Restoring has a network of its own, a small U-Net (Ronneberger et al. 2015, arXiv:1505.04597). Through the code
-it could be no better than the reconstruction of a *clean* image, and a code that is small enough to be worth
-sending loses more than light noise does.
+Restoring has a network of its own, a small U-Net (Ronneberger et al. 2015, arXiv:1505.04597). Through the
+code it could be no better than the reconstruction of a *clean* image, and a code that is small enough to be
+worth sending loses more than light noise does.
 """
 
 import dataclasses
@@ -52,6 +52,9 @@ class Config:
 
 
 # Networks ---------------------------------------------------------------------------------------
+
+
+_SOFT = 4.0  # the code is tanh(x / 4): almost linear where most of it lies
 
 
 def _widths(image_shape: tuple[int, int, int], channels: int, max_channels: int) -> list[int]:
@@ -126,8 +129,9 @@ def encoder(config: Config) -> keras.Model:
         x = _blocks(x, config.blocks, f"down{i}")
     x = keras.layers.Flatten(name="flatten")(_relu(x, "last_relu"))
     x = _dense_block(keras.layers.Dense(config.hidden, name="hidden")(x), "hidden")
-    # Bounded, so that one byte can hold each number.
-    code = keras.layers.Dense(config.code_dim, activation="tanh", name="code")(x)
+    # Bounded, so that one byte can hold each number; softly, as a tanh that starts saturated learns slowly.
+    x = keras.layers.Dense(config.code_dim, name="unbounded")(x)
+    code = keras.layers.Activation("tanh", name="code")(keras.layers.Rescaling(1 / _SOFT, name="soft")(x))
     return keras.Model(image, code, name="encoder")
 
 
@@ -141,7 +145,8 @@ def decoder(config: Config) -> keras.Model:
     scale = 2 ** len(widths)
     code = keras.Input((config.code_dim,), name="code")
     smallest = (height // scale, width // scale, widths[-1])
-    x = _dense_block(keras.layers.Dense(config.hidden, name="hidden")(code), "hidden")
+    x = keras.layers.Rescaling(_SOFT, name="soft")(code)
+    x = _dense_block(keras.layers.Dense(config.hidden, name="hidden")(x), "hidden")
     x = keras.layers.Dense(int(np.prod(smallest)), name="project")(x)
     x = keras.layers.Reshape(smallest, name="reshape")(x)
     for i in reversed(range(len(widths))):

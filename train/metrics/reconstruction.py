@@ -130,10 +130,10 @@ def _nl_means(image: NDArray[Any], patch: int, distance: int, h: float, sigma: f
     )
 
 
-def _bilateral(image: NDArray[Any], color: float, spatial: float) -> NDArray[Any]:
+def _bilateral(image: NDArray[Any], color: float, spatial: float, mode: str) -> NDArray[Any]:
     flat, axis = _squeezed(image)
     return restoration.denoise_bilateral(
-        flat, sigma_color=color, sigma_spatial=spatial, channel_axis=axis
+        flat, sigma_color=color, sigma_spatial=spatial, mode=mode, channel_axis=axis
     )
 
 
@@ -157,7 +157,7 @@ CLASSICAL: dict[str, tuple[Callable[..., NDArray[Any]], list[tuple[Any, ...]]]] 
     ),
     "bilateral": (
         _bilateral,
-        list(itertools.product((0.1, 0.15, 0.2, 0.25, 0.3), (1.0, 1.5, 2.0, 3.0))),
+        list(itertools.product((0.1, 0.2, 0.3, 0.5), (1.0, 1.5, 2.0, 3.0), ("constant", "edge"))),
     ),
 }
 

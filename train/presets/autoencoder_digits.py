@@ -14,7 +14,11 @@ def get_config() -> Config:
         model=autoencoder.Config(code_dim=16),
         data=Data(name="digits", batch_size=64),
         optimizer=Optimizer(
-            name=OptimizerName.ADAMW, learning_rate=2e-3, weight_decay=1e-4, schedule=Schedule.COSINE, warmup_steps=100
+            name=OptimizerName.ADAMW,
+            learning_rate=2e-3,
+            weight_decay=1e-4,
+            schedule=Schedule.COSINE,
+            warmup_steps=100,
         ),
         steps=2000,
     )
