@@ -5,16 +5,18 @@ import functools
 from train import config as config_lib
 from train import data
 from train.data.dataset import DataSet
-from zoo import cnn, gan
+from zoo import cnn, gan, vae
 
 CONFIGS = {
     "cnn": cnn.Config(image_shape=(8, 8, 1), stem=4, widths=(8, 8)),
     "gan": gan.Config(image_shape=(8, 8, 1), latent_dim=6, channels=8),
+    "vae": vae.Config(image_shape=(8, 8, 1), latent_dim=6, channels=8),
 }
 # A field that cannot be, for each family.
 BROKEN = {
     "cnn": {"image_shape": (8, 8, 2)},
     "gan": {"image_shape": (8, 8, 2)},
+    "vae": {"latent_dim": 0},
 }
 
 
@@ -27,6 +29,7 @@ def digits() -> DataSet:
 DATA = {
     "cnn": digits,
     "gan": digits,
+    "vae": digits,
 }
 
 
