@@ -51,6 +51,10 @@ _LABELS = {
     "recall": "recall {:.3f}",
     "score": "score {:.2f}",
     "agreement": "agreement {:.3f}",
+    "negative_elbo": "-ELBO {:.2f} nats",
+    "iwae_nll": "IWAE {:.2f} nats",
+    "bits_per_dim": "{:.2f} bits/dim",
+    "nearest_train_ratio": "distance to training images {:.2f} x a test image's",
 }
 
 

@@ -140,7 +140,7 @@ def decoder(config: Config) -> keras.Model:
     for i in reversed(range(len(widths))):
         x = _relu(_blocks(x, config.blocks, f"up{i}"), f"up{i}_relu")
         width, name = (widths[i - 1], f"up{i}") if i else (outputs, "parameters")
-        x = keras.layers.Conv2DTranspose(width, 4, strides=2, padding="same", name=name)(x)  # [B, 2h, 2w, width]
+        x = keras.layers.Conv2DTranspose(width, 4, strides=2, padding="same", name=name)(x)  # [B, 2h, 2w, P]
     return keras.Model(inputs, x, name="decoder")
 
 
@@ -480,7 +480,7 @@ class Model(base.Model):
         seed = np.arange(3, dtype=np.int64)
         image = random.random((3, *self.config.image_shape), dtype=np.float32)
         z, z_to = random.standard_normal((2, 3, self.config.latent_dim)).astype(np.float32)
-        requests = {
+        requests: dict[str, dict[str, np.ndarray]] = {
             "sample": {"seed": seed, "temperature": np.array([1.0, 0.5, 0.0], np.float32)},
             "encode": {"image": image},
             "decode": {"z": z},
