@@ -33,6 +33,13 @@ SIGNATURES = {
         "generate": ({"z", "label"}, {"image"}),
         "discriminate": ({"image", "label"}, {"logit"}),
     },
+    "vae": {
+        "sample": ({"seed", "temperature"}, {"image"}),
+        "encode": ({"image"}, {"mean", "log_variance"}),
+        "decode": ({"z"}, {"image"}),
+        "interpolate": ({"z_from", "z_to", "fraction"}, {"image"}),
+        "elbo": ({"image", "seed"}, {"elbo"}),
+    },
 }
 
 

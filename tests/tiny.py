@@ -6,6 +6,7 @@ from train import config as config_lib
 from train import data
 from train.data.dataset import DataSet
 from zoo import autoencoder, cnn, gan
+from zoo import cnn, gan, vae
 
 CONFIGS = {
     "autoencoder": autoencoder.Config(
@@ -13,12 +14,14 @@ CONFIGS = {
     ),
     "cnn": cnn.Config(image_shape=(8, 8, 1), stem=4, widths=(8, 8)),
     "gan": gan.Config(image_shape=(8, 8, 1), latent_dim=6, channels=8),
+    "vae": vae.Config(image_shape=(8, 8, 1), latent_dim=6, channels=8),
 }
 # A field that cannot be, for each family.
 BROKEN = {
     "autoencoder": {"image_shape": (8, 8, 2)},
     "cnn": {"image_shape": (8, 8, 2)},
     "gan": {"image_shape": (8, 8, 2)},
+    "vae": {"latent_dim": 0},
 }
 
 
@@ -32,6 +35,7 @@ DATA = {
     "autoencoder": digits,
     "cnn": digits,
     "gan": digits,
+    "vae": digits,
 }
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from zoo.base import Model
 
 FAMILIES = {"autoencoder": "zoo.autoencoder", "cnn": "zoo.cnn", "gan": "zoo.gan"}
+FAMILIES = {"cnn": "zoo.cnn", "gan": "zoo.gan", "vae": "zoo.vae"}
 
 
 def family(name: str) -> types.ModuleType:

@@ -4,6 +4,8 @@ Training noise is keyed to the *global* batch and serving noise to the *row*, so
 number of replicas nor the rows that share a batch change a value.
 """
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 
@@ -23,10 +25,19 @@ def replica_normal(rows: int | tf.Tensor, width: int, seed: int, stream: int, st
     Returns:
         float32 `[rows, width]`.
     """
+    return _replica_rows(tf.random.stateless_normal, rows, width, seed, stream, step)
+
+
+def replica_uniform(rows: int | tf.Tensor, width: int, seed: int, stream: int, step) -> tf.Tensor:
+    """The same for uniform numbers in `[0, 1)`."""
+    return _replica_rows(tf.random.stateless_uniform, rows, width, seed, stream, step)
+
+
+def _replica_rows(draw: Callable, rows: int | tf.Tensor, width: int, seed: int, stream: int, step):
     context = tf.distribute.get_replica_context()
     replicas = context.num_replicas_in_sync
     base = tf.stack([tf.constant(seed * 1009 + stream, tf.int64), tf.cast(step, tf.int64)])
-    noise = tf.random.stateless_normal([replicas * rows, width], seed=base)
+    noise = draw([replicas * rows, width], seed=base)
     if replicas == 1:
         return noise
     start = tf.cast(context.replica_id_in_sync_group, tf.int32) * rows
@@ -54,4 +65,16 @@ def row_index(seeds: tf.Tensor, limit: int) -> tf.Tensor:
         ),
         seeds,
         fn_output_signature=tf.TensorSpec([], tf.int32),
+    )
+
+
+def row_uniform(seeds: tf.Tensor, width: int) -> tf.Tensor:
+    """Uniform numbers in `[0, 1)`, one row for each seed: int64 `[B]` → float32 `[B, width]`.
+
+    Another stream again: independent of `row_normal` and `row_index` of the same seed.
+    """
+    return tf.map_fn(
+        lambda seed: tf.random.stateless_uniform([width], seed=tf.stack([seed, 2 * tf.ones_like(seed)])),
+        seeds,
+        fn_output_signature=tf.TensorSpec([width], tf.float32),
     )
