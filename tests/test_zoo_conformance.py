@@ -14,6 +14,11 @@ import zoo
 FAMILIES = sorted(zoo.FAMILIES)
 # The design's table of signatures; the first is also serving_default.
 SIGNATURES = {
+    "chorales": {
+        "generate": ({"notes", "seed", "temperature"}, {"notes"}),
+        "harmonize": ({"soprano", "seed", "temperature"}, {"notes"}),
+        "score": ({"notes"}, {"nll", "voice_nll", "count"}),
+    },
     "cnn": {
         "classify": ({"image"}, {"probabilities", "label", "embedding"}),
         "classify_bytes": ({"image_bytes"}, {"probabilities", "label", "embedding"}),

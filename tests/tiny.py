@@ -2,17 +2,21 @@
 
 import functools
 
+import numpy as np
+
 from train import config as config_lib
 from train import data
 from train.data.dataset import DataSet
-from zoo import cnn, gan
+from zoo import chorales, cnn, gan
 
 CONFIGS = {
+    "chorales": chorales.Config(embedding=4, units=8, hidden=8, dropout=0.2, particles=3),
     "cnn": cnn.Config(image_shape=(8, 8, 1), stem=4, widths=(8, 8)),
     "gan": gan.Config(image_shape=(8, 8, 1), latent_dim=6, channels=8),
 }
 # A field that cannot be, for each family.
 BROKEN = {
+    "chorales": {"dropout": 1.5},
     "cnn": {"image_shape": (8, 8, 2)},
     "gan": {"image_shape": (8, 8, 2)},
 }
@@ -23,8 +27,21 @@ def digits() -> DataSet:
     return data.load("digits")
 
 
+@functools.cache
+def melodies() -> DataSet:
+    """64 little pieces of music: chords that move up and down by steps."""
+    from train.data.chorales import MusicData
+
+    random = np.random.default_rng(0)
+    chord = np.array([67, 64, 60, 48], np.int32)
+    pieces = [chord + random.integers(-5, 6, (frames, 1)) for frames in random.integers(6, 20, 64)]
+    pieces = tuple(piece.astype(np.int32) for piece in pieces)
+    return MusicData("melodies", pieces[:48], pieces[48:56], pieces[56:], "ours", "tests/tiny.py")
+
+
 # What each family learns from at that size.
 DATA = {
+    "chorales": melodies,
     "cnn": digits,
     "gan": digits,
 }
