@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from train.data.dataset import DataSet
 from train.data.images import ImageData
-from train.metrics import distances, generative
+from train.metrics import distances, generative, harmony
 from train.metrics.judge import Judge
 from zoo import base
 from zoo.errors import UserError
@@ -94,6 +94,7 @@ def _gan(model: base.Model, data: ImageData) -> dict[str, Any]:
 
 # family -> report of (model, data set of the kind that the family learns)
 _EVALUATIONS: dict[str, Callable[[base.Model, Any], dict[str, Any]]] = {
+    "chorales": harmony.evaluate,
     "cnn": _classifier,
     "gan": _gan,
 }

@@ -32,7 +32,7 @@ VOICES = 4  # soprano, alto, tenor, bass
 LOWEST, HIGHEST = 21, 108  # the piano's 88 keys, as MIDI numbers
 SILENCE, OPEN, START = 0, -1, -2  # instead of a note: none; one to compose, or past the end; before the first frame
 _CLASSES = HIGHEST - LOWEST + 2  # silence and the keys
-_NAMES = ("soprano", "alto", "tenor", "bass")
+NAMES = ("soprano", "alto", "tenor", "bass")
 
 
 @dataclasses.dataclass
@@ -84,7 +84,7 @@ def voice(config: Config, index: int) -> keras.Model:
     context = keras.Input((None, width), name="context")
     x = keras.layers.Dense(config.hidden, activation="relu", name="hidden")(context)
     logits = keras.layers.Dense(_CLASSES, name="logits")(x)
-    return keras.Model(context, logits, name=_NAMES[index])
+    return keras.Model(context, logits, name=NAMES[index])
 
 
 # Losses -----------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ class Model(base.Model):
 
     @property
     def networks(self) -> dict[str, keras.Model]:
-        return {n: getattr(self, n) for n in ("embedder", "memory", *_NAMES)}
+        return {n: getattr(self, n) for n in ("embedder", "memory", *NAMES)}
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         before, frames = data

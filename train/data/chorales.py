@@ -28,7 +28,7 @@ TRANSPOSE = range(-6, 6)
 _DRUMS = 9  # the tenth MIDI channel
 _EXAMPLE = 32  # frames of an example
 # What a voice that falls silent costs, in semitones of motion, when voices are found for a chord.
-_SILENCED = 12
+_SILENCED = 24
 
 
 @dataclasses.dataclass(frozen=True)
