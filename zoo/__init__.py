@@ -13,7 +13,7 @@ from zoo.errors import UserError
 if TYPE_CHECKING:
     from zoo.base import Model
 
-FAMILIES = {"cnn": "zoo.cnn", "gan": "zoo.gan"}
+FAMILIES = {"cnn": "zoo.cnn", "gan": "zoo.gan", "rnn": "zoo.rnn"}
 
 
 def family(name: str) -> types.ModuleType:
