@@ -89,35 +89,46 @@ def lstm_step(x: tf.Tensor, recurrent: tf.Tensor, state: State) -> tuple[State, 
     return (o * squashed, c), (i, f, g, o, squashed)
 
 
-def lstm_gradient(kept: State, before: State, gradient: State) -> tuple[State, State]:
-    """From the next state's gradient to (x's, h U's) and the part of the state's that is not through U."""
+def lstm_gradient(kept: State, before: State, dstate: State) -> tuple[tf.Tensor, tf.Tensor, State]:
+    """The step backward.
+
+    Args:
+        kept: what the step kept.
+        before: the state before it.
+        dstate: the loss's gradient by the state after it.
+
+    Returns:
+        The gradient by h U; by the last of x's gates, where x and h U do not simply add up there; by the
+        state before, as far as it does not pass through U.
+    """
     i, f, g, o, squashed = kept
-    dh, dc = gradient
+    dh, dc = dstate
     dc += dh * o * (1.0 - squashed * squashed)
     di, df, do = dc * g * i * (1.0 - i), dc * before[1] * f * (1.0 - f), dh * squashed * o * (1.0 - o)
-    gates = tf.concat([di, df, dc * i * (1.0 - g * g), do], axis=1)
-    return (gates, gates), (tf.zeros_like(dh), dc * f)
+    dg = dc * i * (1.0 - g * g)
+    return tf.concat([di, df, dg, do], axis=1), do, (tf.zeros_like(dh), dc * f)
 
 
 def gru_step(x: tf.Tensor, recurrent: tf.Tensor, state: State) -> tuple[State, State]:
     """z, r = σ; n = tanh(x + r h U); h' = z h + (1 - z) n; gates in Keras' order z, r, n."""
     units = state[0].shape[1]
-    gate_x, candidate_x = tf.split(x, [2 * units, units], axis=1)
-    gate_h, candidate_h = tf.split(recurrent, [2 * units, units], axis=1)
-    gates = tf.sigmoid(gate_x + gate_h)
-    z, r = tf.split(gates, 2, axis=1)
+    gates_x, candidate_x = tf.split(x, [2 * units, units], axis=1)
+    gates_h, candidate_h = tf.split(recurrent, [2 * units, units], axis=1)
+    z, r = tf.split(tf.sigmoid(gates_x + gates_h), 2, axis=1)
     n = tf.tanh(candidate_x + r * candidate_h)
-    return (n + z * (state[0] - n),), (gates, n, candidate_h)
+    return (n + z * (state[0] - n),), (z, r, n, candidate_h)
 
 
-def gru_gradient(kept: State, before: State, gradient: State) -> tuple[State, State]:
+def gru_gradient(kept: State, before: State, dstate: State) -> tuple[tf.Tensor, tf.Tensor, State]:
     """As `lstm_gradient`."""
-    gates, n, candidate_h = kept
-    (dh,) = gradient
-    z, r = tf.split(gates, 2, axis=1)
-    dn = dh * (1.0 - z) * (1.0 - n * n)
-    dgates = tf.concat([dh * (before[0] - n), dn * candidate_h], axis=1) * gates * (1.0 - gates)
-    return (tf.concat([dgates, dn], axis=1), tf.concat([dgates, dn * r], axis=1)), (dh * z,)
+    z, r, n, candidate_h = kept
+    dh = dstate[0]
+    rest = 1.0 - z
+    dn = dh * rest * (1.0 - n * n)
+    dcandidate = dn * r
+    dz = dh * (before[0] - n) * z * rest
+    dr = dcandidate * candidate_h * (1.0 - r)
+    return tf.concat([dz, dr, dcandidate], axis=1), dn, (dh * z,)
 
 
 def plain_step(x: tf.Tensor, recurrent: tf.Tensor, state: State) -> tuple[State, State]:
@@ -126,24 +137,24 @@ def plain_step(x: tf.Tensor, recurrent: tf.Tensor, state: State) -> tuple[State,
     return (h,), (h,)
 
 
-def plain_gradient(kept: State, before: State, gradient: State) -> tuple[State, State]:
+def plain_gradient(kept: State, before: State, dstate: State) -> tuple[tf.Tensor, tf.Tensor, State]:
     """As `lstm_gradient`."""
-    dx = gradient[0] * (1.0 - kept[0] * kept[0])
-    return (dx, dx), (tf.zeros_like(dx),)
+    dx = dstate[0] * (1.0 - kept[0] * kept[0])
+    return dx, dx, (tf.zeros_like(dx),)
 
 
 class _CellForm(NamedTuple):
     gates: int
     states: int
-    kept: tuple[int, ...]  # widths of what the step keeps, in units
+    kept: int
     step: Callable[[tf.Tensor, tf.Tensor, State], tuple[State, State]]
-    gradient: Callable[[State, State, State], tuple[State, State]]
+    gradient: Callable[[State, State, State], tuple[tf.Tensor, tf.Tensor, State]]
 
 
 CELLS = {
-    Cell.LSTM: _CellForm(4, 2, (1, 1, 1, 1, 1), lstm_step, lstm_gradient),
-    Cell.GRU: _CellForm(3, 1, (2, 1, 1), gru_step, gru_gradient),
-    Cell.PLAIN: _CellForm(1, 1, (1,), plain_step, plain_gradient),
+    Cell.LSTM: _CellForm(4, 2, 5, lstm_step, lstm_gradient),
+    Cell.GRU: _CellForm(3, 1, 4, gru_step, gru_gradient),
+    Cell.PLAIN: _CellForm(1, 1, 1, plain_step, plain_gradient),
 }
 
 
@@ -162,51 +173,46 @@ def unroll(cell: Cell, x: tf.Tensor, kernel: tf.Tensor, state: State) -> tuple[t
     form = CELLS[cell]
     rows, units = x.shape[1], kernel.shape[0]
 
-    def arrays(widths, steps: tf.Tensor) -> list[tf.TensorArray]:
-        return [tf.TensorArray(tf.float32, steps, element_shape=[rows, w * units]) for w in widths]
+    def loop(condition, body, first, state: State, arrays: list[int]):
+        """A while loop of (t, state, one array of a row of each width for every step)."""
+        steps = tf.shape(x)[0]
+        made = [tf.TensorArray(tf.float32, steps, element_shape=[rows, width]) for width in arrays]
+        shapes = [tf.TensorShape([rows, units])] * len(state)
+        invariants = (tf.TensorShape([]), shapes, [tf.TensorShape(None)] * len(made))
+        return tf.while_loop(condition, body, (first, list(state), made), invariants)[1:]
 
     @tf.custom_gradient
     def run(x: tf.Tensor, kernel: tf.Tensor, *state: tf.Tensor):
         steps = tf.shape(x)[0]
-        (inputs,) = arrays([form.gates], steps)
-        inputs = inputs.unstack(x)
-        shape = [tf.TensorShape([rows, units])] * form.states
 
-        def forward(t, state, history, kept):
-            new, keep = form.step(inputs.read(t), tf.matmul(state[0], kernel), state)
-            history = [a.write(t, v) for a, v in zip(history, new, strict=True)]
-            return t + 1, list(new), history, [a.write(t, v) for a, v in zip(kept, keep, strict=True)]
+        # A slice `x[t]` is a view; a TensorArray filled from x would copy it.
+        def forward(t, state, arrays):
+            new, kept = form.step(x[t], tf.matmul(state[0], kernel), state)
+            arrays = [a.write(t, v) for a, v in zip(arrays, (*new, *kept), strict=True)]
+            return t + 1, list(new), arrays
 
-        _, last, history, kept = tf.while_loop(
-            lambda t, *_: t < steps,
-            forward,
-            (0, list(state), arrays([1] * form.states, steps), arrays(form.kept, steps)),
-            (tf.TensorShape([]), shape, [tf.TensorShape(None)] * form.states, [tf.TensorShape(None)] * len(form.kept)),
-        )
-        states = [a.stack() for a in history]
+        widths = [units] * (form.states + form.kept)
+        last, arrays = loop(lambda t, *_: t < steps, forward, 0, state, widths)
+        states, kept = [a.stack() for a in arrays[: form.states]], arrays[form.states :]
 
         def gradient(doutput: tf.Tensor, *dlast: tf.Tensor):
             transposed = tf.transpose(kernel)
             before = [tf.concat([s[None], h[:-1]], axis=0) for s, h in zip(state, states, strict=True)]
-            befores = [a.unstack(b) for a, b in zip(arrays([1] * form.states, steps), before, strict=True)]
-            doutputs = arrays([1], steps)[0].unstack(doutput)
 
-            def backward(t, dstate, dxs, dgates):
-                dstate = (dstate[0] + doutputs.read(t), *dstate[1:])
+            def backward(t, dstate, arrays):
+                dstate = (dstate[0] + doutput[t], *dstate[1:])
                 keep = tuple(a.read(t) for a in kept)
-                (dx, dgate), direct = form.gradient(keep, tuple(a.read(t) for a in befores), dstate)
-                dh = direct[0] + tf.matmul(dgate, transposed)
-                return t - 1, [dh, *direct[1:]], dxs.write(t, dx), dgates.write(t, dgate)
+                dgates, dx, direct = form.gradient(keep, tuple(b[t] for b in before), dstate)
+                dh = direct[0] + tf.matmul(dgates, transposed)
+                arrays = [a.write(t, v) for a, v in zip(arrays, (dgates, dx), strict=True)]
+                return t - 1, [dh, *direct[1:]], arrays
 
-            _, dstate, dxs, dgates = tf.while_loop(
-                lambda t, *_: t >= 0,
-                backward,
-                (steps - 1, list(dlast), *arrays([form.gates] * 2, steps)),
-                (tf.TensorShape([]), shape, tf.TensorShape(None), tf.TensorShape(None)),
-            )
-            dgate = tf.reshape(dgates.stack(), [-1, form.gates * units])
-            dkernel = tf.matmul(tf.reshape(before[0], [-1, units]), dgate, transpose_a=True)
-            return dxs.stack(), dkernel, *dstate
+            widths = [form.gates * units, units]
+            dstate, arrays = loop(lambda t, *_: t >= 0, backward, steps - 1, dlast, widths)
+            dgates, dx = (a.stack() for a in arrays)
+            flat = tf.reshape(dgates, [-1, form.gates * units])
+            dkernel = tf.matmul(tf.reshape(before[0], [-1, units]), flat, transpose_a=True)
+            return tf.concat([dgates[..., :-units], dx], axis=2), dkernel, *dstate
 
         return (states[0], *last), gradient
 
