@@ -5,16 +5,19 @@ import functools
 from train import config as config_lib
 from train import data
 from train.data.dataset import DataSet
-from zoo import cnn, gan
+from train.data.text import TextData
+from zoo import cnn, gan, rnn
 
 CONFIGS = {
     "cnn": cnn.Config(image_shape=(8, 8, 1), stem=4, widths=(8, 8)),
     "gan": gan.Config(image_shape=(8, 8, 1), latent_dim=6, channels=8),
+    "rnn": rnn.Config(alphabet="\n abcdehnortu", units=8, embedding=4, dropout=0.2),
 }
 # A field that cannot be, for each family.
 BROKEN = {
     "cnn": {"image_shape": (8, 8, 2)},
     "gan": {"image_shape": (8, 8, 2)},
+    "rnn": {"units": 0},
 }
 
 
@@ -23,10 +26,17 @@ def digits() -> DataSet:
     return data.load("digits")
 
 
+@functools.cache
+def verse() -> DataSet:
+    text = "to be or not to be\nabcdehortu\n" * 20
+    return TextData("verse", text, text[:400], "", "")
+
+
 # What each family learns from at that size.
 DATA = {
     "cnn": digits,
     "gan": digits,
+    "rnn": verse,
 }
 
 

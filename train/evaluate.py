@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from train.data.dataset import DataSet
 from train.data.images import ImageData
-from train.metrics import distances, generative
+from train.metrics import distances, generative, language
 from train.metrics.judge import Judge
 from zoo import base
 from zoo.errors import UserError
@@ -96,6 +96,7 @@ def _gan(model: base.Model, data: ImageData) -> dict[str, Any]:
 _EVALUATIONS: dict[str, Callable[[base.Model, Any], dict[str, Any]]] = {
     "cnn": _classifier,
     "gan": _gan,
+    "rnn": language.report,
 }
 
 
