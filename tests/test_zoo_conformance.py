@@ -30,6 +30,10 @@ SIGNATURES = {
         "generate": ({"z", "label"}, {"image"}),
         "discriminate": ({"image", "label"}, {"logit"}),
     },
+    "rnn": {
+        "generate": ({"prompt", "seed", "length", "temperature", "top_k", "top_p"}, {"text"}),
+        "score": ({"text"}, {"nll", "count"}),
+    },
 }
 
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from train.data.dataset import DataSet
 from train.data.images import ImageData
 from train.metrics import distances, generative, harmony
+from train.metrics import distances, generative, language
 from train.metrics.judge import Judge
 from zoo import base
 from zoo.errors import UserError
@@ -97,6 +98,7 @@ _EVALUATIONS: dict[str, Callable[[base.Model, Any], dict[str, Any]]] = {
     "chorales": harmony.evaluate,
     "cnn": _classifier,
     "gan": _gan,
+    "rnn": language.report,
 }
 
 

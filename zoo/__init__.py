@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from zoo.base import Model
 
 FAMILIES = {"chorales": "zoo.chorales", "cnn": "zoo.cnn", "gan": "zoo.gan"}
+FAMILIES = {"cnn": "zoo.cnn", "gan": "zoo.gan", "rnn": "zoo.rnn"}
 
 
 def family(name: str) -> types.ModuleType:

@@ -23,10 +23,19 @@ def replica_normal(rows: int | tf.Tensor, width: int, seed: int, stream: int, st
     Returns:
         float32 `[rows, width]`.
     """
+    return _replica_rows(tf.random.stateless_normal, rows, width, seed, stream, step)
+
+
+def replica_uniform(rows: int | tf.Tensor, width: int, seed: int, stream: int, step) -> tf.Tensor:
+    """As `replica_normal`, uniform in `[0, 1)`."""
+    return _replica_rows(tf.random.stateless_uniform, rows, width, seed, stream, step)
+
+
+def _replica_rows(draw, rows: int | tf.Tensor, width: int, seed: int, stream: int, step) -> tf.Tensor:
     context = tf.distribute.get_replica_context()
     replicas = context.num_replicas_in_sync
     base = tf.stack([tf.constant(seed * 1009 + stream, tf.int64), tf.cast(step, tf.int64)])
-    noise = tf.random.stateless_normal([replicas * rows, width], seed=base)
+    noise = draw([replicas * rows, width], seed=base)
     if replicas == 1:
         return noise
     start = tf.cast(context.replica_id_in_sync_group, tf.int32) * rows

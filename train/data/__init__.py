@@ -7,6 +7,9 @@
 | paintings | 128x128 RGB, 6 styles, 3,306 / 563 | `<data_dir>/paintings`, with labels.csv |
 | jsb_chorales | Bach's four-part chorales by quarter notes, 229 / 76 / 77 pieces | `<data_dir>/jsb_chorales` |
 | midi:<path> | MIDI files of four voices | the folder, or one file |
+| tinyshakespeare | 1,115,394 symbols of plays, the last tenth held out | `<data_dir>/tinyshakespeare` |
+| tang | 13,987 Chinese quatrains, a tenth of the poems held out | `<data_dir>/poetry_zh` |
+| text:<path> | any UTF-8 file, its last tenth held out | the file |
 | folder:<path> | a folder of images by class, or flat, or with labels.csv | the folder |
 | tfds:<name> | any TFDS image classification set | TFDS |
 """
@@ -16,6 +19,7 @@ import pathlib
 from collections.abc import Callable
 
 from train.data import chorales, digits, folder, idx, tfds
+from train.data import digits, folder, idx, text, tfds
 from train.data.dataset import DataSet
 from train.data.images import ImageData, Images
 from zoo.errors import UserError
@@ -48,6 +52,12 @@ SETS: dict[str, _Loader] = {
 # kind, as in "kind:<rest>" -> loader(rest, data_dir, image_size)
 KINDS: dict[str, Callable[[str, pathlib.Path | None, int | None], DataSet]] = {
     "midi": lambda rest, data_dir, size: chorales.midi(pathlib.Path(rest).expanduser()),
+    "tinyshakespeare": lambda data_dir, image_size: text.tinyshakespeare(data_dir),
+    "tang": lambda data_dir, image_size: text.tang(data_dir),
+}
+# kind, as in "kind:<rest>" -> loader(rest, data_dir, image_size)
+KINDS: dict[str, Callable[[str, pathlib.Path | None, int | None], DataSet]] = {
+    "text": lambda rest, data_dir, size: text.load(pathlib.Path(rest).expanduser()),
     "folder": lambda rest, data_dir, size: folder.load(pathlib.Path(rest).expanduser(), size),
     "tfds": lambda rest, data_dir, size: tfds.load(rest, data_dir, size),
 }
