@@ -11,6 +11,8 @@ from train.data.dataset import DataSet
 from train.data.images import ImageData
 from train.metrics import distances, generative, reconstruction
 from train.metrics import distances, generative, judge, likelihood, memorisation
+from train.metrics import distances, generative, harmony
+from train.metrics import distances, generative, language
 from train.metrics.judge import Judge
 from zoo import base, vae
 from zoo.errors import UserError
@@ -117,6 +119,10 @@ _EVALUATIONS: dict[str, Callable[[base.Model, Any], dict[str, Any]]] = {
     "cnn": _classifier,
     "gan": _gan,
     "vae": _vae,
+    "chorales": harmony.evaluate,
+    "cnn": _classifier,
+    "gan": _gan,
+    "rnn": language.report,
 }
 
 

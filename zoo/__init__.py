@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 FAMILIES = {"autoencoder": "zoo.autoencoder", "cnn": "zoo.cnn", "gan": "zoo.gan"}
 FAMILIES = {"cnn": "zoo.cnn", "gan": "zoo.gan", "vae": "zoo.vae"}
+FAMILIES = {"chorales": "zoo.chorales", "cnn": "zoo.cnn", "gan": "zoo.gan"}
+FAMILIES = {"cnn": "zoo.cnn", "gan": "zoo.gan", "rnn": "zoo.rnn"}
 
 
 def family(name: str) -> types.ModuleType:

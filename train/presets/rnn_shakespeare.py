@@ -1,0 +1,29 @@
+"""Language model of Shakespeare's plays.
+
+python -m train.main --config=rnn_shakespeare --workdir=runs/rnn_shakespeare --data_dir=<dir with tinyshakespeare/>
+"""
+
+from train.config import Config, Data, Optimizer, OptimizerName, Schedule
+from zoo import rnn
+
+
+def get_config() -> Config:
+    return Config(
+        name="rnn_shakespeare",
+        family="rnn",
+        model=rnn.Config(cell=rnn.Cell.GRU, units=384, layers=2, embedding=64, dropout=0.2),
+        data=Data(name="tinyshakespeare", batch_size=32, length=128),
+        optimizer=Optimizer(
+            name=OptimizerName.ADAMW,
+            learning_rate=3e-3,
+            weight_decay=0.05,
+            schedule=Schedule.COSINE,
+            warmup_steps=100,
+        ),
+        steps=6000,
+        steps_per_execution=10,
+        log_every=50,
+        eval_every=500,
+        preview_every=1000,
+        checkpoint_every=500,
+    )
