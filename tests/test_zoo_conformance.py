@@ -21,6 +21,7 @@ SIGNATURES = {
         "denoise": ({"image"}, {"image"}),
         "compress": ({"image_bytes"}, {"code_bytes"}),
         "decompress": ({"code_bytes"}, {"image_bytes"}),
+    },
     "chorales": {
         "generate": ({"notes", "seed", "temperature"}, {"notes"}),
         "harmonize": ({"soprano", "seed", "temperature"}, {"notes"}),
@@ -43,6 +44,7 @@ SIGNATURES = {
         "decode": ({"z"}, {"image"}),
         "interpolate": ({"z_from", "z_to", "fraction"}, {"image"}),
         "elbo": ({"image", "seed"}, {"elbo"}),
+    },
     "rnn": {
         "generate": ({"prompt", "seed", "length", "temperature", "top_k", "top_p"}, {"text"}),
         "score": ({"text"}, {"nll", "count"}),

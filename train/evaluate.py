@@ -9,10 +9,16 @@ import tensorflow as tf
 
 from train.data.dataset import DataSet
 from train.data.images import ImageData
-from train.metrics import distances, generative, reconstruction
-from train.metrics import distances, generative, judge, likelihood, memorisation
-from train.metrics import distances, generative, harmony
-from train.metrics import distances, generative, language
+from train.metrics import (
+    distances,
+    generative,
+    harmony,
+    judge,
+    language,
+    likelihood,
+    memorisation,
+    reconstruction,
+)
 from train.metrics.judge import Judge
 from zoo import base, vae
 from zoo.errors import UserError
@@ -116,13 +122,11 @@ def _generated(
 # family -> report of (model, data set of the kind that the family learns)
 _EVALUATIONS: dict[str, Callable[[base.Model, Any], dict[str, Any]]] = {
     "autoencoder": reconstruction.report,
-    "cnn": _classifier,
-    "gan": _gan,
-    "vae": _vae,
     "chorales": harmony.evaluate,
     "cnn": _classifier,
     "gan": _gan,
     "rnn": language.report,
+    "vae": _vae,
 }
 
 

@@ -13,10 +13,14 @@ from zoo.errors import UserError
 if TYPE_CHECKING:
     from zoo.base import Model
 
-FAMILIES = {"autoencoder": "zoo.autoencoder", "cnn": "zoo.cnn", "gan": "zoo.gan"}
-FAMILIES = {"cnn": "zoo.cnn", "gan": "zoo.gan", "vae": "zoo.vae"}
-FAMILIES = {"chorales": "zoo.chorales", "cnn": "zoo.cnn", "gan": "zoo.gan"}
-FAMILIES = {"cnn": "zoo.cnn", "gan": "zoo.gan", "rnn": "zoo.rnn"}
+FAMILIES = {
+    "autoencoder": "zoo.autoencoder",
+    "chorales": "zoo.chorales",
+    "cnn": "zoo.cnn",
+    "gan": "zoo.gan",
+    "rnn": "zoo.rnn",
+    "vae": "zoo.vae",
+}
 
 
 def family(name: str) -> types.ModuleType:

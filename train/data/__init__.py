@@ -18,8 +18,7 @@ import difflib
 import pathlib
 from collections.abc import Callable
 
-from train.data import chorales, digits, folder, idx, tfds
-from train.data import digits, folder, idx, text, tfds
+from train.data import chorales, digits, folder, idx, text, tfds
 from train.data.dataset import DataSet
 from train.data.images import ImageData, Images
 from zoo.errors import UserError
@@ -48,17 +47,14 @@ SETS: dict[str, _Loader] = {
     "fashion_mnist": lambda data_dir, image_size: idx.load(idx.FASHION_MNIST, data_dir, image_size),
     "paintings": _paintings,
     "jsb_chorales": lambda data_dir, image_size: chorales.jsb(data_dir),
-}
-# kind, as in "kind:<rest>" -> loader(rest, data_dir, image_size)
-KINDS: dict[str, Callable[[str, pathlib.Path | None, int | None], DataSet]] = {
-    "midi": lambda rest, data_dir, size: chorales.midi(pathlib.Path(rest).expanduser()),
     "tinyshakespeare": lambda data_dir, image_size: text.tinyshakespeare(data_dir),
     "tang": lambda data_dir, image_size: text.tang(data_dir),
 }
 # kind, as in "kind:<rest>" -> loader(rest, data_dir, image_size)
 KINDS: dict[str, Callable[[str, pathlib.Path | None, int | None], DataSet]] = {
-    "text": lambda rest, data_dir, size: text.load(pathlib.Path(rest).expanduser()),
     "folder": lambda rest, data_dir, size: folder.load(pathlib.Path(rest).expanduser(), size),
+    "midi": lambda rest, data_dir, size: chorales.midi(pathlib.Path(rest).expanduser()),
+    "text": lambda rest, data_dir, size: text.load(pathlib.Path(rest).expanduser()),
     "tfds": lambda rest, data_dir, size: tfds.load(rest, data_dir, size),
 }
 
