@@ -158,7 +158,7 @@ def decoder(config: Config) -> keras.Model:
 
 
 def denoiser(config: Config) -> keras.Model:
-    """Corrupted image `[B, H, W, C]` → what to add to restore it, same shape; zero before training."""
+    """Corrupted image `[B, H, W, C]` → what to subtract to restore it, same shape; zero before training."""
     channels = config.image_shape[2]
     widths = _widths(config.image_shape, config.denoiser_channels, config.denoiser_max_channels)
     image = keras.Input(config.image_shape, name="image")
@@ -173,7 +173,7 @@ def denoiser(config: Config) -> keras.Model:
         x = _relu(_blocks(x, config.denoiser_blocks, f"up{i}"), f"up{i}_relu")
         if i:
             x = _up(x, widths[i - 1], f"up{i}")
-    return keras.Model(image, _up(x, channels, "added", "zeros"), name="denoiser")
+    return keras.Model(image, _up(x, channels, "noise", "zeros"), name="denoiser")
 
 
 # Corruptions ------------------------------------------------------------------------------------
@@ -381,7 +381,7 @@ class Model(base.Model):
         with tf.GradientTape() as tape:
             losses = [
                 squared_error(image, self.decoder(self.encoder(image))),
-                squared_error(image, spoilt + self.denoiser(spoilt)),
+                squared_error(image, spoilt - self.denoiser(spoilt)),
             ]
             # The two share no weight: their sum trains each as if alone.
             scaled = tf.add_n(losses) / replicas
@@ -430,7 +430,8 @@ class Model(base.Model):
         return tf.clip_by_value(self.decoder(code, training=False), 0.0, 1.0)
 
     def _restored(self, image: tf.Tensor) -> tf.Tensor:
-        return tf.clip_by_value(image + self.denoiser(image, training=False), 0.0, 1.0)
+        # Subtracted: Grappler would add an image and a bias in another order under the session loader.
+        return tf.clip_by_value(image - self.denoiser(image, training=False), 0.0, 1.0)
 
     def signatures(self) -> dict[str, base.Signature]:
         image_shape, code_dim = self.config.image_shape, self.config.code_dim
