@@ -7,9 +7,9 @@ import numpy as np
 from train import config as config_lib
 from train import data
 from train.data.dataset import DataSet
-from zoo import chorales, cnn, gan
+from train.data.chorales import MusicData
 from train.data.text import TextData
-from zoo import cnn, gan, rnn
+from zoo import chorales, cnn, gan, rnn
 
 CONFIGS = {
     "chorales": chorales.Config(embedding=4, units=8, hidden=8, dropout=0.2, particles=3),
@@ -34,13 +34,14 @@ def digits() -> DataSet:
 @functools.cache
 def melodies() -> DataSet:
     """64 little pieces of music: chords that move up and down by steps."""
-    from train.data.chorales import MusicData
-
     random = np.random.default_rng(0)
     chord = np.array([67, 64, 60, 48], np.int32)
     pieces = [chord + random.integers(-5, 6, (frames, 1)) for frames in random.integers(6, 20, 64)]
     pieces = tuple(piece.astype(np.int32) for piece in pieces)
     return MusicData("melodies", pieces[:48], pieces[48:56], pieces[56:], "ours", "tests/tiny.py")
+
+
+@functools.cache
 def verse() -> DataSet:
     text = "to be or not to be\nabcdehortu\n" * 20
     return TextData("verse", text, text[:400], "", "")

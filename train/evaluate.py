@@ -9,8 +9,7 @@ import tensorflow as tf
 
 from train.data.dataset import DataSet
 from train.data.images import ImageData
-from train.metrics import distances, generative, harmony
-from train.metrics import distances, generative, language
+from train.metrics import distances, generative, harmony, language
 from train.metrics.judge import Judge
 from zoo import base
 from zoo.errors import UserError
