@@ -31,6 +31,7 @@ TRAIN = [
     "ml_collections>=1.1,<2",
     "Pillow>=11",
     "rich>=13",
+    "scikit-image>=0.25",  # the denoisers that evaluation compares with
     "scikit-learn>=1.5,<2",  # digits, baselines
     "tensorboard>=2.20,<2.22",  # tensorflow 2.21 no longer brings it
     # The stable package: the newest tfds-nightly is older and breaks with protobuf 7.

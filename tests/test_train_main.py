@@ -24,8 +24,10 @@ QUICK = [
     "--config.checkpoint_every=10",
 ]
 TINY = {
+    "autoencoder_digits": [*QUICK, "--config.model.channels=8", "--config.model.denoiser_channels=8"],
     "gan_digits": [*QUICK, "--config.model.channels=8", "--config.model.latent_dim=8"],
     "cnn_digits": [*QUICK, "--config.model.stem=4", "--config.model.widths=(8,8)"],
+    "vae_digits": [*QUICK, "--config.model.channels=8", "--config.model.latent_dim=8"],
 }
 
 

@@ -14,6 +14,19 @@ import zoo
 FAMILIES = sorted(zoo.FAMILIES)
 # The design's table of signatures; the first is also serving_default.
 SIGNATURES = {
+    "autoencoder": {
+        "reconstruct": ({"image"}, {"image"}),
+        "encode": ({"image"}, {"code"}),
+        "decode": ({"code"}, {"image"}),
+        "denoise": ({"image"}, {"image"}),
+        "compress": ({"image_bytes"}, {"code_bytes"}),
+        "decompress": ({"code_bytes"}, {"image_bytes"}),
+    },
+    "chorales": {
+        "generate": ({"notes", "seed", "temperature"}, {"notes"}),
+        "harmonize": ({"soprano", "seed", "temperature"}, {"notes"}),
+        "score": ({"notes"}, {"nll", "voice_nll", "count"}),
+    },
     "cnn": {
         "classify": ({"image"}, {"probabilities", "label", "embedding"}),
         "classify_bytes": ({"image_bytes"}, {"probabilities", "label", "embedding"}),
@@ -24,6 +37,13 @@ SIGNATURES = {
         "sample": ({"seed", "label", "truncation"}, {"image", "label"}),
         "generate": ({"z", "label"}, {"image"}),
         "discriminate": ({"image", "label"}, {"logit"}),
+    },
+    "vae": {
+        "sample": ({"seed", "temperature"}, {"image"}),
+        "encode": ({"image"}, {"mean", "log_variance"}),
+        "decode": ({"z"}, {"image"}),
+        "interpolate": ({"z_from", "z_to", "fraction"}, {"image"}),
+        "elbo": ({"image", "seed"}, {"elbo"}),
     },
     "rnn": {
         "generate": ({"prompt", "seed", "length", "temperature", "top_k", "top_p"}, {"text"}),

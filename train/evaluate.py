@@ -9,9 +9,18 @@ import tensorflow as tf
 
 from train.data.dataset import DataSet
 from train.data.images import ImageData
-from train.metrics import distances, generative, language
+from train.metrics import (
+    distances,
+    generative,
+    harmony,
+    judge,
+    language,
+    likelihood,
+    memorisation,
+    reconstruction,
+)
 from train.metrics.judge import Judge
-from zoo import base
+from zoo import base, vae
 from zoo.errors import UserError
 
 _BATCH = 250
@@ -74,36 +83,59 @@ def _classifier(model: base.Model, data: ImageData) -> dict[str, Any]:
 
 def _gan(model: base.Model, data: ImageData) -> dict[str, Any]:
     """10,000 samples, every class equally often, seeds 0 to 9,999."""
-    judge = Judge.load(data.name)
+    return _generated(model, data, Judge.load(data.name), conditional=True)
+
+
+def _vae(model: vae.Model, data: ImageData) -> dict[str, Any]:
+    """The bounds on the likelihood; 10,000 samples, judged where a judge of such images is kept."""
+    found = likelihood.likelihood_report(model, data)
+    kept = Judge.load(data.name) if judge.folder(data.name).name in judge.known() else None
+    if kept is not None and kept.image_shape != data.train.images.shape[1:]:
+        kept = None
+    report = _generated(model, data, kept, model.config.conditional)
+    return {**found, **report, "metrics": {**found["metrics"], **report["metrics"]}}
+
+
+def _generated(
+    model: base.Model, data: ImageData, kept: Judge | None, conditional: bool
+) -> dict[str, Any]:
+    """How good 10,000 samples are, if there is a judge, and how near they lie to the training images."""
     sample = model.signatures()["sample"]
-    labels = (np.arange(generative.SAMPLES) % len(data.class_names)).astype(np.int32)
     seeds = np.arange(generative.SAMPLES, dtype=np.int64)
+    labels = (seeds % len(data.class_names)).astype(np.int32)
+    inputs = {"seed": seeds} | ({"label": labels} if conditional else {})
     fakes = np.concatenate(
         [
-            sample(
-                seed=tf.constant(seeds[i : i + _BATCH]), label=tf.constant(labels[i : i + _BATCH])
-            )["image"].numpy()
+            sample(**{k: tf.constant(v[i : i + _BATCH]) for k, v in inputs.items()})["image"].numpy()
             for i in range(0, generative.SAMPLES, _BATCH)
         ]
     )
-    report = generative.generative_report(
-        judge, data.train.images, data.test.images, fakes, labels if len(data.class_names) > 1 else None
-    )
-    return {"metrics": report["fake"], **report}
+    report: dict[str, Any] = {}
+    if kept is not None:
+        asked = labels if conditional and len(data.class_names) > 1 else None
+        report = generative.generative_report(kept, data.train.images, data.test.images, fakes, asked)
+    copies = memorisation.memorisation_report(data.train.images, data.test.images, fakes)
+    headline = {k: copies[k] for k in ("nearest_train_ratio", "near_copies")}
+    return {**report, "memorisation": copies, "metrics": {**report.get("fake", {}), **headline}}
 
 
 # family -> report of (model, data set of the kind that the family learns)
 _EVALUATIONS: dict[str, Callable[[base.Model, Any], dict[str, Any]]] = {
+    "autoencoder": reconstruction.report,
+    "chorales": harmony.evaluate,
     "cnn": _classifier,
     "gan": _gan,
     "rnn": language.report,
+    "vae": _vae,
 }
 
 
 def table(report: dict[str, Any]) -> str:
     """The report as lines for people."""
-    if "fake" in report:
-        return generative.table(report)
+    if "memorisation" in report:
+        parts = [(likelihood, "iwae_samples"), (generative, "fake")]
+        tables = [part.table(report) for part, key in parts if key in report]
+        return "\n".join([*tables, memorisation.table(report["memorisation"])])
     lines = [f"{name:<32}{value:.5f}" for name, value in report["metrics"].items()]
     lines += [
         f"  accuracy {name:<21}{value:.5f}" for name, value in report.get("accuracy_by_class", {}).items()

@@ -51,6 +51,16 @@ _LABELS = {
     "recall": "recall {:.3f}",
     "score": "score {:.2f}",
     "agreement": "agreement {:.3f}",
+    "mse": "MSE {:.5f}",
+    "pca_mse": "PCA's {:.5f}",
+    "denoise_gain_db": "denoising {:+.2f} dB over the best of median, non-local means, bilateral",
+    "bytes_per_image": "{:.0f} bytes an image",
+    "jpeg_ratio": "JPEG {:.1f} x as large",
+    "jpeg_scan_ratio": "{:.1f} x without its header",
+    "negative_elbo": "-ELBO {:.2f} nats",
+    "iwae_nll": "IWAE {:.2f} nats",
+    "bits_per_dim": "{:.2f} bits/dim",
+    "nearest_train_ratio": "distance to training images {:.2f} x a test image's",
 }
 
 

@@ -13,7 +13,14 @@ from zoo.errors import UserError
 if TYPE_CHECKING:
     from zoo.base import Model
 
-FAMILIES = {"cnn": "zoo.cnn", "gan": "zoo.gan", "rnn": "zoo.rnn"}
+FAMILIES = {
+    "autoencoder": "zoo.autoencoder",
+    "chorales": "zoo.chorales",
+    "cnn": "zoo.cnn",
+    "gan": "zoo.gan",
+    "rnn": "zoo.rnn",
+    "vae": "zoo.vae",
+}
 
 
 def family(name: str) -> types.ModuleType:

@@ -4,6 +4,8 @@ Training noise is keyed to the *global* batch and serving noise to the *row*, so
 number of replicas nor the rows that share a batch change a value.
 """
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 
@@ -27,11 +29,11 @@ def replica_normal(rows: int | tf.Tensor, width: int, seed: int, stream: int, st
 
 
 def replica_uniform(rows: int | tf.Tensor, width: int, seed: int, stream: int, step) -> tf.Tensor:
-    """As `replica_normal`, uniform in `[0, 1)`."""
+    """The same for uniform numbers in `[0, 1)`."""
     return _replica_rows(tf.random.stateless_uniform, rows, width, seed, stream, step)
 
 
-def _replica_rows(draw, rows: int | tf.Tensor, width: int, seed: int, stream: int, step) -> tf.Tensor:
+def _replica_rows(draw: Callable, rows: int | tf.Tensor, width: int, seed: int, stream: int, step):
     context = tf.distribute.get_replica_context()
     replicas = context.num_replicas_in_sync
     base = tf.stack([tf.constant(seed * 1009 + stream, tf.int64), tf.cast(step, tf.int64)])
@@ -69,10 +71,11 @@ def row_index(seeds: tf.Tensor, limit: int) -> tf.Tensor:
 def row_uniform(seeds: tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
     """Uniform numbers in `[0, 1)`, one row for each seed: int64 `[B]` → float32 `[B, width]`.
 
-    A wider draw begins with the numbers of a narrower one: a row may be drawn as wide as the widest.
+    Another stream again: independent of `row_normal` and `row_index` of the same seed. A wider draw begins with
+    the numbers of a narrower one: a row may be drawn as wide as the widest.
     """
     return tf.map_fn(
-        lambda seed: tf.random.stateless_uniform([width], seed=tf.stack([seed, tf.zeros_like(seed)])),
+        lambda seed: tf.random.stateless_uniform([width], seed=tf.stack([seed, 2 * tf.ones_like(seed)])),
         seeds,
         fn_output_signature=tf.TensorSpec([None], tf.float32),
     )

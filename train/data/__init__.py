@@ -5,6 +5,8 @@
 | digits | scikit-learn's 8x8 handwritten digits, 10 classes, 1,797 | none |
 | mnist, fashion_mnist | 28x28 grey, 10 classes, 60,000 / 10,000 | idx files, else TFDS |
 | paintings | 128x128 RGB, 6 styles, 3,306 / 563 | `<data_dir>/paintings`, with labels.csv |
+| jsb_chorales | Bach's four-part chorales by quarter notes, 229 / 76 / 77 pieces | `<data_dir>/jsb_chorales` |
+| midi:<path> | MIDI files of four voices | the folder, or one file |
 | tinyshakespeare | 1,115,394 symbols of plays, the last tenth held out | `<data_dir>/tinyshakespeare` |
 | tang | 13,987 Chinese quatrains, a tenth of the poems held out | `<data_dir>/poetry_zh` |
 | text:<path> | any UTF-8 file, its last tenth held out | the file |
@@ -16,7 +18,7 @@ import difflib
 import pathlib
 from collections.abc import Callable
 
-from train.data import digits, folder, idx, text, tfds
+from train.data import chorales, digits, folder, idx, text, tfds
 from train.data.dataset import DataSet
 from train.data.images import ImageData, Images
 from zoo.errors import UserError
@@ -44,13 +46,15 @@ SETS: dict[str, _Loader] = {
     "mnist": lambda data_dir, image_size: idx.load(idx.MNIST, data_dir, image_size),
     "fashion_mnist": lambda data_dir, image_size: idx.load(idx.FASHION_MNIST, data_dir, image_size),
     "paintings": _paintings,
+    "jsb_chorales": lambda data_dir, image_size: chorales.jsb(data_dir),
     "tinyshakespeare": lambda data_dir, image_size: text.tinyshakespeare(data_dir),
     "tang": lambda data_dir, image_size: text.tang(data_dir),
 }
 # kind, as in "kind:<rest>" -> loader(rest, data_dir, image_size)
 KINDS: dict[str, Callable[[str, pathlib.Path | None, int | None], DataSet]] = {
-    "text": lambda rest, data_dir, size: text.load(pathlib.Path(rest).expanduser()),
     "folder": lambda rest, data_dir, size: folder.load(pathlib.Path(rest).expanduser(), size),
+    "midi": lambda rest, data_dir, size: chorales.midi(pathlib.Path(rest).expanduser()),
+    "text": lambda rest, data_dir, size: text.load(pathlib.Path(rest).expanduser()),
     "tfds": lambda rest, data_dir, size: tfds.load(rest, data_dir, size),
 }
 
@@ -71,7 +75,7 @@ def load(
 
     Returns:
         Train and test images uint8 [N, H, W, C], C = 1 (grey) or 3 (RGB), labels int32 [N]:
-        `load("mnist", data_dir=d).train.images` is [60000, 28, 28, 1].
+        `load("mnist", data_dir=d).train.images` is [60000, 28, 28, 1]. Or what the other kinds hold.
 
     Raises:
         UserError: the name is unknown, a split has no image, or the files are missing, broken, of

@@ -15,6 +15,7 @@ from absl import flags
 
 from train import card
 from train import data as data_sets
+from train.data.images import ImageData
 from train.metrics import distances, generative, judge
 from zoo import binary
 from zoo.errors import UserError
@@ -31,6 +32,8 @@ _FEWEST = 4  # precision and recall look at the third neighbour
 def main(argv: list[str]) -> None:
     del argv  # zoo.binary has refused any
     data = data_sets.load(_DATA.value, data_dir=_DATA_DIR.value, image_size=_IMAGE_SIZE.value)
+    if not isinstance(data, ImageData):
+        raise UserError(f"data set '{_DATA.value}' holds {data.kind}; a judge looks at images")
     for split, images in (("training", data.train), ("test", data.test)):
         if len(images.labels) < _FEWEST:
             raise UserError(

@@ -1,0 +1,24 @@
+"""Autoencoder of scikit-learn's 8x8 digits: needs no file, takes seconds.
+
+python -m train.main --config=autoencoder_digits --workdir=runs/autoencoder_digits
+"""
+
+from train.config import Config, Data, Optimizer, OptimizerName, Schedule
+from zoo import autoencoder
+
+
+def get_config() -> Config:
+    return Config(
+        name="autoencoder_digits",
+        family="autoencoder",
+        model=autoencoder.Config(code_dim=16),
+        data=Data(name="digits", batch_size=64),
+        optimizer=Optimizer(
+            name=OptimizerName.ADAMW,
+            learning_rate=2e-3,
+            weight_decay=1e-4,
+            schedule=Schedule.COSINE,
+            warmup_steps=100,
+        ),
+        steps=2000,
+    )

@@ -1,0 +1,19 @@
+"""Autoencoder of Fashion-MNIST: most of the work goes into its denoiser.
+
+python -m train.main --config=autoencoder_fashion --workdir=runs/autoencoder_fashion --data_dir=<dir with
+fashion_mnist/>
+"""
+
+from train.config import Config
+from train.presets import autoencoder_mnist
+
+
+def get_config() -> Config:
+    config = autoencoder_mnist.get_config()
+    config.name = "autoencoder_fashion"
+    config.data.name = "fashion_mnist"
+    config.model.channels = 8
+    config.model.denoiser_channels = 32
+    config.model.denoiser_max_channels = 64
+    config.steps = 14_000
+    return config

@@ -1,0 +1,26 @@
+"""Autoencoder of MNIST: 32 numbers an image.
+
+python -m train.main --config=autoencoder_mnist --workdir=runs/autoencoder_mnist --data_dir=<dir with mnist/>
+"""
+
+from train.config import Config, Data, Optimizer, OptimizerName, Schedule
+from zoo import autoencoder
+
+
+def get_config() -> Config:
+    return Config(
+        name="autoencoder_mnist",
+        family="autoencoder",
+        model=autoencoder.Config(code_dim=32, denoiser_channels=12),
+        data=Data(name="mnist", batch_size=64),
+        optimizer=Optimizer(
+            name=OptimizerName.ADAMW,
+            learning_rate=2e-3,
+            weight_decay=1e-4,
+            schedule=Schedule.COSINE,
+            warmup_steps=200,
+        ),
+        steps=18_000,
+        eval_every=1000,
+        preview_every=3000,
+    )

@@ -1,0 +1,21 @@
+"""Autoencoder of six painting styles, 64x64: 256 numbers an image.
+
+python -m train.main --config=autoencoder_paintings --workdir=runs/autoencoder_paintings --data_dir=<dir with
+paintings/>
+"""
+
+from train.config import Config, Data
+from train.data.pipeline import Augment
+from train.presets import autoencoder_mnist
+from zoo import autoencoder
+
+
+def get_config() -> Config:
+    config = autoencoder_mnist.get_config()
+    config.name = "autoencoder_paintings"
+    config.model = autoencoder.Config(code_dim=256, denoiser_channels=24)
+    config.data = Data(name="paintings", image_size=64, batch_size=32, augment=Augment(flip=True, zoom=0.1))
+    config.steps = 5000
+    config.steps_per_execution = 25
+    config.preview_every = 1000
+    return config

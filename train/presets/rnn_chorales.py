@@ -1,0 +1,21 @@
+"""Four-part chorales, learnt from Bach's.
+
+python -m train.main --config=rnn_chorales --workdir=runs/rnn_chorales --data_dir=<dir with jsb_chorales/>
+"""
+
+from train.config import Config, Data, Optimizer, Schedule
+from zoo import chorales
+
+
+def get_config() -> Config:
+    return Config(
+        name="rnn_chorales",
+        family="chorales",
+        model=chorales.Config(embedding=32, units=256, hidden=256, dropout=0.2),
+        data=Data(name="jsb_chorales", batch_size=32, length=64),
+        optimizer=Optimizer(learning_rate=3e-3, schedule=Schedule.COSINE, warmup_steps=50),
+        steps=1200,
+        eval_every=200,
+        preview_every=600,
+        checkpoint_every=200,
+    )

@@ -1,0 +1,18 @@
+"""VAE on scikit-learn's 8x8 digits, drawn black or white: seconds, needs no file.
+
+python -m train.main --config=vae_digits --workdir=runs/vae_digits
+"""
+
+from train.config import Config, Data, Optimizer, Schedule
+from zoo import vae
+
+
+def get_config() -> Config:
+    return Config(
+        name="vae_digits",
+        family="vae",
+        model=vae.Config(latent_dim=16, channels=32),
+        data=Data(name="digits", batch_size=64),
+        optimizer=Optimizer(learning_rate=2e-3, schedule=Schedule.COSINE),
+        steps=1500,
+    )

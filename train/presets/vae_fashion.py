@@ -1,0 +1,16 @@
+"""VAE on Fashion-MNIST, of its 256 levels of grey.
+
+python -m train.main --config=vae_fashion --workdir=runs/vae_fashion --data_dir=<dir with fashion_mnist/>
+"""
+
+from train.config import Config
+from train.presets import vae_mnist
+from zoo import vae
+
+
+def get_config() -> Config:
+    config = vae_mnist.get_config()
+    config.name = "vae_fashion"
+    config.data.name = "fashion_mnist"
+    config.model.likelihood = vae.Likelihood.LOGISTIC
+    return config

@@ -1,0 +1,20 @@
+"""VAE on MNIST, binarised afresh at every look.
+
+python -m train.main --config=vae_mnist --workdir=runs/vae_mnist --data_dir=<dir with mnist/>
+"""
+
+from train.config import Config, Data, Optimizer, Schedule
+from zoo import vae
+
+
+def get_config() -> Config:
+    return Config(
+        name="vae_mnist",
+        family="vae",
+        model=vae.Config(latent_dim=32, channels=32, max_channels=64),
+        data=Data(name="mnist", batch_size=64),
+        optimizer=Optimizer(learning_rate=1e-3, schedule=Schedule.COSINE, warmup_steps=100),
+        steps=20_000,
+        eval_every=2000,
+        preview_every=2000,
+    )

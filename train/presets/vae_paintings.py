@@ -1,0 +1,23 @@
+"""VAE on six painting styles, 64x64, of their 256 levels of red, green and blue.
+
+python -m train.main --config=vae_paintings --workdir=runs/vae_paintings --data_dir=<dir with paintings/>
+"""
+
+from train.config import Config, Data, Optimizer, Schedule
+from train.data.pipeline import Augment
+from zoo import vae
+
+
+def get_config() -> Config:
+    return Config(
+        name="vae_paintings",
+        family="vae",
+        model=vae.Config(
+            likelihood=vae.Likelihood.LOGISTIC, latent_dim=64, channels=32, max_channels=96
+        ),
+        data=Data(name="paintings", image_size=64, batch_size=32, augment=Augment(flip=True)),
+        optimizer=Optimizer(learning_rate=1e-3, schedule=Schedule.COSINE, warmup_steps=200),
+        steps=6000,
+        steps_per_execution=25,
+        eval_every=1000,
+    )
