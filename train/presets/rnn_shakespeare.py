@@ -20,7 +20,7 @@ def get_config() -> Config:
             schedule=Schedule.COSINE,
             warmup_steps=100,
         ),
-        steps=6000,
+        steps=2000,
         steps_per_execution=10,
         log_every=50,
         eval_every=500,

@@ -1,0 +1,39 @@
+"""Language model of Chinese quatrains.
+
+python -m train.main --config=rnn_tang --workdir=runs/rnn_tang --data_dir=<dir with poetry_zh/>
+
+5,352 symbols: input and output share one table of them, which is half of the weights.
+"""
+
+from train.config import Config, Data, Optimizer, OptimizerName, Schedule
+from zoo import rnn
+
+
+def get_config() -> Config:
+    return Config(
+        name="rnn_tang",
+        family="rnn",
+        model=rnn.Config(
+            cell=rnn.Cell.GRU,
+            units=320,
+            layers=2,
+            embedding=192,
+            tied=True,
+            dropout=0.4,
+            input_dropout=0.2,
+        ),
+        data=Data(name="tang", batch_size=32, length=128),
+        optimizer=Optimizer(
+            name=OptimizerName.ADAMW,
+            learning_rate=2e-3,
+            weight_decay=0.1,
+            schedule=Schedule.COSINE,
+            warmup_steps=100,
+        ),
+        steps=2000,
+        steps_per_execution=10,
+        log_every=50,
+        eval_every=250,
+        preview_every=500,
+        checkpoint_every=250,
+    )
