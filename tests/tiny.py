@@ -10,9 +10,6 @@ from train.data.chorales import MusicData
 from train.data.dataset import DataSet
 from train.data.text import TextData
 from zoo import autoencoder, chorales, cnn, gan, rnn, vae
-from train.data.chorales import MusicData
-from train.data.text import TextData
-from zoo import chorales, cnn, gan, rnn
 
 CONFIGS = {
     "autoencoder": autoencoder.Config(

@@ -19,7 +19,6 @@ from train.metrics import (
     memorisation,
     reconstruction,
 )
-from train.metrics import distances, generative, harmony, language
 from train.metrics.judge import Judge
 from zoo import base, vae
 from zoo.errors import UserError
