@@ -6,8 +6,8 @@ import numpy as np
 
 from train import config as config_lib
 from train import data
-from train.data.dataset import DataSet
 from train.data.chorales import MusicData
+from train.data.dataset import DataSet
 from train.data.text import TextData
 from zoo import chorales, cnn, gan, rnn
 
