@@ -215,7 +215,7 @@ class Model(base.Model):
     # Serving ------------------------------------------------------------------------------------
 
     def preview(self, seed: int, examples: tuple[np.ndarray, ...]) -> dict[str, base.Preview]:
-        """`composed`: 64 frames from nothing; `harmonized`: three voices below the first example's soprano."""
+        """`composed`: 64 frames from nothing; `harmonized`: three voices for an example's soprano."""
         notes = {
             "composed": tf.fill([1, 64, VOICES], OPEN),
             "harmonized": _below(tf.constant(examples[1][:1, :, 0])),
