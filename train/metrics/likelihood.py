@@ -77,19 +77,16 @@ def importance_weighted_bounds(
     with k (Burda et al. 2016)."""
 
     @tf.function(reduce_retracing=True)
-    def log_weights(image, label, seed, chunk, count):
-        width = model.config.latent_dim
-        noise = tf.random.stateless_normal([1, count, width], seed=tf.stack([seed[0], 3 + chunk]))
+    def log_weights(image, label, seed, noise):
         return model.log_weights(_observed(model, image, seed), label, noise)[0]
 
     bounds = []
     for index in chosen:
         row = _tensors(images, np.array([index]))
+        # Another stream than those of the ELBO; the same noise whatever the chunks.
+        noise = tf.random.stateless_normal([1, samples, model.config.latent_dim], seed=[index, 3])
         weights = np.concatenate(
-            [
-                log_weights(*row, tf.constant(i, tf.int64), tf.constant(min(_CHUNK, samples - i))).numpy()
-                for i in range(0, samples, _CHUNK)
-            ]
+            [log_weights(*row, noise[:, i : i + _CHUNK]).numpy() for i in range(0, samples, _CHUNK)]
         ).astype(np.float64)
         most = weights.max()
         bounds.append(most + np.log(np.exp(weights - most).mean()))
