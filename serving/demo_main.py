@@ -1,8 +1,9 @@
 """The whole line on real digits, in minutes and without a download: `make demo`.
 
-Trains a conditional GAN and a classifier, exports both, serves them, asks the server over gRPC for
-samples of every digit and has the served classifier read them back. Each stage is the binary a user
-would run; this file only runs them, calls the server and draws.
+Trains a conditional GAN and a classifier, exports both and the kept models of `showcase`, serves them all, asks
+the server over gRPC for samples of every digit and has the served classifier read them back; then the kept
+models draw, write and compose. Each stage is the binary a user would run; this file only runs them, calls the
+server and draws.
 """
 
 import json
@@ -21,14 +22,14 @@ from absl import flags
 from PIL import Image, ImageDraw, ImageFont
 
 from serving import client as client_lib
-from serving import errors, launch
+from serving import errors, launch, showcase
 from zoo import binary
 from zoo.errors import UserError
 
 _OUT_DIR = flags.DEFINE_string(
     "out_dir",
     "demo",
-    "Folder for the pictures; gan_digits and cnn_digits in its runs/ and models/ are made anew each time.",
+    "Folder for the results; what the demo itself made in its runs/ and models/ is made anew each time.",
 )
 
 GAN, CNN = "gan_digits", "cnn_digits"
@@ -75,8 +76,9 @@ def run_stage(*arguments: str) -> None:
 
 
 def clear(out: pathlib.Path) -> None:
-    """Removes what an earlier demo made of the two models; other runs and models are the user's."""
-    for folder in (out / parent / preset for parent in ("runs", "models") for preset in (GAN, CNN)):
+    """Removes what an earlier demo made of its models; other runs and models are the user's."""
+    made = [out / parent / preset for parent in ("runs", "models") for preset in (GAN, CNN)]
+    for folder in [*made, *(out / "models" / preset for preset in showcase.PRESETS)]:
         if folder.exists():
             shutil.rmtree(folder)
 
@@ -140,11 +142,15 @@ def main(_: list[str]) -> None:
     for preset, stage in ((CNN, "export the classifier"), (GAN, "export the GAN")):
         with _stage(stage, seconds):
             run_stage("serving.export_main", f"--workdir={runs / preset}", f"--base_dir={models}")
+    with _stage("export the kept models", seconds):
+        for preset in showcase.PRESETS:
+            run_stage("serving.export_main", f"--pretrained={preset}", f"--base_dir={models}")
     with _stage("serve and ask", seconds):
-        served = {name: (models / name).resolve() for name in (CNN, GAN)}
+        served = {name: (models / name).resolve() for name in (CNN, GAN, *showcase.PRESETS)}
         try:
             with launch.launch(served) as server, client_lib.Client.connect(server.address) as client:
                 image, verdict, asked = _ask(client)
+                shown_by_others = showcase.write_all(client, out)
         except errors.ServingError as error:
             raise UserError(str(error)) from error
     agreement = float(np.mean([v == str(a) for v, a in zip(verdict, asked, strict=True)]))
@@ -167,6 +173,7 @@ def main(_: list[str]) -> None:
     }
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
 
+    others = "\n".join(f"  {path}" for path in shown_by_others)
     python = shlex.quote(sys.executable)
     print(f"""
 A GAN and a classifier were trained on {digits:,} real 8x8 digits, exported and served in
@@ -175,7 +182,11 @@ and {agreement:.1%} of {len(verdict):,} generated ones as the digit that was ask
 
   {out / "gallery.png"}    generated digits by class, with the classifier's verdict
   {out / "summary.json"}   these figures, and the seconds of each stage
-  {models}/         the two SavedModels, as any TensorFlow Serving reads them
+  {models}/         the SavedModels, as any TensorFlow Serving reads them
+
+Kept weights, asked over gRPC like those two:
+
+{others}
 
 Try next:
   {python} -m serving.export_main --pretrained=gan_fashion --base_dir={models}

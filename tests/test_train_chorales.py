@@ -2,7 +2,6 @@
 
 import json
 import math
-import pathlib
 
 import mido
 import numpy as np
@@ -215,7 +214,9 @@ def test_a_run_on_midi_files_previews_music_and_repeats_itself_from_a_checkpoint
     assert [x["step"] for x in logged if "nll" in x] == [5, 10, 15, 20]
     previews = {path.name: path.read_bytes() for path in (workdir / "previews").iterdir()}
     assert set(previews) == {
-        f"step_000020_{name}.{ending}" for name in ("composed", "harmonized") for ending in ("mid", "wav", "png")
+        f"step_000020_{name}.{ending}"
+        for name in ("composed", "harmonized")
+        for ending in ("mid", "wav", "png")
     }
     # Whoever looks at or listens to a preview can train on it.
     composed = chorales.read_midi(workdir / "previews" / "step_000020_harmonized.mid")
@@ -244,7 +245,9 @@ def test_images_are_no_music(tmp_path):
 
 def test_crossings_by_hand():
     # Alto above soprano; fine; a silent alto crosses nothing, but the bass above the tenor does.
-    assert harmony.crossings(np.array([[60, 64, 55, 48], [67, 64, 60, 48], [67, 0, 48, 50]])) == pytest.approx(2 / 3)
+    assert harmony.crossings(
+        np.array([[60, 64, 55, 48], [67, 64, 60, 48], [67, 0, 48, 50]])
+    ) == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,8 @@ def test_an_epoch_cuts_the_text_into_windows_that_do_not_overlap_and_begins_else
 def test_batches_are_functions_of_seed_and_step():
     whole = batches(counting(), 60)  # more than two epochs
     for start in (0, 1, 23, 24, 25, 50):
-        for (x, y), (x_again, y_again) in zip(whole[start:], batches(counting(), 60 - start, start_step=start), strict=True):
+        rest = batches(counting(), 60 - start, start_step=start)
+        for (x, y), (x_again, y_again) in zip(whole[start:], rest, strict=True):
             assert np.array_equal(x, x_again) and np.array_equal(y, y_again)
     other = batches(counting(), 60, seed=1)
     assert any(not np.array_equal(a, b) for (a, _), (b, _) in zip(whole, other, strict=True))

@@ -89,7 +89,9 @@ def test_a_model_without_opinions_is_worth_the_logarithm_of_its_classes(signatur
 def test_composing_and_scoring_are_the_same_model(signatures, model):
     """At temperature 0 every note is the likeliest of the logits that score the finished piece."""
     cold = tf.zeros([1])
-    notes = signatures["generate"](notes=blank(1, 6), seed=tf.constant([3], tf.int64), temperature=cold)["notes"]
+    notes = signatures["generate"](notes=blank(1, 6), seed=tf.constant([3], tf.int64), temperature=cold)[
+        "notes"
+    ]
     before = tf.pad(notes[:, :-1], [[0, 0], [1, 0], [0, 0]], constant_values=START)
     best = tf.argmax(model._logits(before, notes), axis=-1, output_type=tf.int32)
     assert np.array_equal(best, chorales.codes(notes))
@@ -109,7 +111,9 @@ def test_given_notes_are_kept_wherever_they_stand(signatures):
     notes[0, :3] = CHORD  # to be continued
     notes[1, :, 0] = [67, 69, 71, 72, 74, 72, 71, SILENCE]  # a melody
     notes[2, 5, 2] = 57  # a single note in the middle
-    answer = signatures["generate"](notes=tf.constant(notes), seed=tf.range(3, dtype=tf.int64))["notes"].numpy()
+    answer = signatures["generate"](notes=tf.constant(notes), seed=tf.range(3, dtype=tf.int64))[
+        "notes"
+    ].numpy()
     assert np.array_equal(answer[notes != OPEN], notes[notes != OPEN])
     assert (answer != OPEN).all()
 
@@ -156,7 +160,9 @@ def test_given_notes_ahead_change_what_comes_before_them(signatures):
 
 def test_a_class_is_drawn_by_its_share():
     probability = tf.constant([[0.0, 0.25, 0.0, 0.75]] * 4)
-    drawn = chorales._drawn(probability, tf.constant([0.0, 0.2, 0.3, np.nextafter(np.float32(1), np.float32(0))]))
+    drawn = chorales._drawn(
+        probability, tf.constant([0.0, 0.2, 0.3, np.nextafter(np.float32(1), np.float32(0))])
+    )
     assert drawn.numpy().tolist() == [1, 1, 3, 3]
 
 

@@ -232,8 +232,9 @@ def test_score_reads_a_long_text_in_pieces_as_in_one(model):
 )
 def test_what_cannot_be_asked_fails_and_says_why(options, message):
     model = zoo.build("rnn", tiny.CONFIGS["rnn"])
+    asked = {"prompt": [""]} | options
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        generate(model, **{"prompts" if k == "prompt" else k: v for k, v in ({"prompt": [""]} | options).items()})
+        generate(model, **{"prompts" if k == "prompt" else k: v for k, v in asked.items()})
 
 
 def test_letters_of_any_script_pass_through():
@@ -286,7 +287,8 @@ def test_the_clipped_norm_is_that_of_the_whole_batch(mirrored):
         lambda c: (x[8 * c.replica_id_in_sync_group :][:8], y[8 * c.replica_id_in_sync_group :][:8])
     )
     tf.function(lambda: mirrored.run(shared.train_step, args=(parts,)))()
-    moved = [a.numpy() - b for a, b in zip(alone.network.weights, zoo.build("rnn", config).network.get_weights())]
+    before = zoo.build("rnn", config).network.get_weights()
+    moved = [a.numpy() - b for a, b in zip(alone.network.weights, before, strict=True)]
     assert math.sqrt(sum((m**2).sum() for m in moved)) == pytest.approx(0.01, rel=1e-3)
     for a, b in zip(alone.network.weights, shared.network.weights, strict=True):
         np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-7)

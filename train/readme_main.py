@@ -7,6 +7,7 @@ Nothing is measured here: the figures are those in `zoo/weights/*/card.json`, wr
 import io
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,14 +19,15 @@ from zoo.files import atomic_write
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 PICTURE = pretrained.DIRECTORY / "samples.png"
-_SHEETS = ("gan_mnist", "gan_fashion", "gan_paintings")
+_SHEETS = ("gan_mnist", "gan_fashion", "gan_paintings", "vae_mnist")
+_LINES = 14  # of a text's sample
 _HEIGHT, _GAP = 360, 16
 
 
 def results() -> str:
     """The table of kept presets and of benchmarks, in Markdown."""
     lines = [
-        "| preset | on the test split | real training images by the same measure | size | trained in |",
+        "| preset | on the test split | beside it, by the same measure | size | trained in |",
         "|---|---|---|---|---|",
     ]
     for name in pretrained.names():
@@ -34,14 +36,29 @@ def results() -> str:
         against = f" ({judged['generated']:,} against {judged['test']:,})" if judged else ""
         weights = (pretrained.DIRECTORY / name / "weights.npz").stat().st_size / 1e6
         lines.append(
-            f"| `{name}` | {_row(card['metrics'])}{against} | {_row(card.get('metrics_of_real_images', {}))}"
+            f"| `{name}` | {_row(card['metrics'], _LABELS) or '-'}{against} | {_beside(card) or '-'}"
             f" | {weights:.1f} MB | {card['wall_seconds'] / 60:.0f} min |"
         )
     lines += ["", "Each row: `python -m train.evaluate_main --pretrained=<preset> --data_dir=<dir>`."]
     for path in sorted((ROOT / "tests" / "bench" / "results").glob("*.json")):
         bench = json.loads(path.read_text())
         lines += ["", f"{bench['summary']} (`{bench['command']}`)"]
-    return "\n".join(lines)
+    return "\n".join([*lines, *samples()])
+
+
+def samples() -> list[str]:
+    """What the kept models write and compose, in Markdown: the previews that their training ended with."""
+    lines = []
+    for name in pretrained.names():
+        text, score = (pretrained.DIRECTORY / name / f"preview.{ending}" for ending in ("txt", "mid"))
+        if text.exists():
+            shown = text.read_text(encoding="utf-8").splitlines()[:_LINES]
+            lines += ["", f"`{name}` writes:", "", "```", *shown, "```"]
+        if score.exists():
+            roll = score.with_suffix(".png").relative_to(ROOT)
+            heard = score.relative_to(ROOT)
+            lines += ["", f"`{name}` composes ([MIDI]({heard})):", "", f"![Its piano roll]({roll})"]
+    return lines
 
 
 _LABELS = {
@@ -52,21 +69,37 @@ _LABELS = {
     "score": "score {:.2f}",
     "agreement": "agreement {:.3f}",
     "mse": "MSE {:.5f}",
-    "pca_mse": "PCA's {:.5f}",
     "denoise_gain_db": "denoising {:+.2f} dB over the best of median, non-local means, bilateral",
     "bytes_per_image": "{:.0f} bytes an image",
-    "jpeg_ratio": "JPEG {:.1f} x as large",
-    "jpeg_scan_ratio": "{:.1f} x without its header",
     "negative_elbo": "-ELBO {:.2f} nats",
     "iwae_nll": "IWAE {:.2f} nats",
     "bits_per_dim": "{:.2f} bits/dim",
+    "nats_per_symbol": "{:.3f} nats a symbol",
+    "quatrain_form": "{:.1%} keep the form",
+    "nll": "NLL {:.2f}",
     "nearest_train_ratio": "distance to training images {:.2f} x a test image's",
+    "longest_copied": "longest copy {:.0f} symbols",
+    "copied": "longest melody copied {:.1f} steps",
+}
+# What stands for comparison among a preset's own metrics.
+_OTHERS = {
+    "pca_mse": "PCA's MSE {:.5f}",
+    "jpeg_ratio": "JPEG {:.1f} x the bytes",
+    "jpeg_scan_ratio": "{:.1f} x without its header",
+    "ngram_nats_per_symbol": "n-gram {:.3f} nats",
+    "longest_copied_of_held_out": "held-out text's longest copy {:.0f}",
+    "copied_of_test_pieces": "test pieces' {:.1f} steps",
 }
 
 
-def _row(metrics: dict[str, float]) -> str:
-    found = [form.format(metrics[key]) for key, form in _LABELS.items() if key in metrics]
-    return ", ".join(found) or "-"
+def _row(metrics: dict[str, float], labels: dict[str, str]) -> str:
+    return ", ".join(form.format(metrics[key]) for key, form in labels.items() if key in metrics)
+
+
+def _beside(card: dict[str, Any]) -> str:
+    real = _row(card.get("metrics_of_real_images", {}), _LABELS)
+    found = [f"real training images: {real}" if real else "", _row(card["metrics"], _OTHERS)]
+    return "; ".join(filter(None, found))
 
 
 def with_results(readme: str) -> str:

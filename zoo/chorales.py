@@ -1,23 +1,21 @@
-"""Four-part chorales, note by note: a recurrent memory of the frames so far, and a chain of voices inside a frame.
+"""Four-part chorales: a recurrent memory of the frames so far, and a chain of voices inside each frame.
 
 After Boulanger-Lewandowski et al. 2012, "Modeling Temporal Dependencies in High-Dimensional Sequences"
-(arXiv:1206.6392): a recurrent network sets the parameters of an autoregressive model (NADE, Larochelle & Murray
-2011) of the notes that sound together. Here the chain has one link a voice, soprano → alto → tenor → bass, as
-Bach's pupils filled in the middle voices and Liang 2016 (BachBot) ordered them, and each link is a softmax over the
-88 keys and silence. The memory is a GRU (Cho et al. 2014, arXiv:1406.1078); dropout is variational, one mask for
-all frames of a window (Gal & Ghahramani 2016, arXiv:1512.05287).
+(arXiv:1206.6392): a recurrent network sets the parameters of an autoregressive model (NADE, Larochelle &
+Murray 2011) of the notes that sound together. Here the chain has one link for each voice, soprano → alto →
+tenor → bass, and each link is a softmax over the 88 keys and silence. The memory is a GRU (Cho et al. 2014,
+arXiv:1406.1078); a dropout mask stays the same over a window (Gal & Ghahramani 2016, arXiv:1512.05287).
 
-**What its figure means.** The literature's number is -log p per frame of the *roll*, the set of keys that sound in
-each quarter note. This model gives each frame a probability as a 4-tuple of voices, so
+What its figure means: the literature's number is -log p, per quarter note, of the *roll*, the sets of keys
+that sound. This model gives probabilities to frames of four voices, so
 
-    p(roll) = Σ p(tuples) over all sequences of tuples whose sets are those of the roll  ≥  p(one such sequence),
+    p(roll) = Σ p(frames) over all sequences of frames with the roll's sets  ≥  p(one such sequence)
 
-and the mean of -log p(tuples) over frames is an upper bound of the mean of -log p(roll), whichever way the notes
-are given to voices: a note per voice where there are four, a unison or a silent voice where there are fewer
-(`train.data.chorales.sung`). A roll with more than four notes at once has probability 0; the chorales have none.
-The bound is tight only as far as the voices are evident: the model also pays for saying who sings what. Conditioned
-on: where a piece begins (its first frame follows `START`) and its number of frames, as in the literature: no end is
-predicted.
+and -log p of one sequence, which is what `score` answers, is an upper bound of the roll's, however the notes
+were given to voices: one each where there are four, a unison or a silent voice where there are fewer
+(`train.data.chorales.sung`). The model also pays for saying who sings what; it gives the roll more than the
+bound says. More than four keys at once have probability 0; the chorales have none. Given are the beginning of
+a piece (its first frame follows `START`) and its length: no end is predicted, as in the literature.
 """
 
 import dataclasses
@@ -26,11 +24,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from zoo import base, rng
+from zoo import base, rng, rnn
 
 VOICES = 4  # soprano, alto, tenor, bass
 LOWEST, HIGHEST = 21, 108  # the piano's 88 keys, as MIDI numbers
-SILENCE, OPEN, START = 0, -1, -2  # instead of a note: none; one to compose, or past the end; before the first frame
+SILENCE, OPEN, START = (
+    0,
+    -1,
+    -2,
+)  # instead of a note: none; one to compose, or past the end; before the first frame
 _CLASSES = HIGHEST - LOWEST + 2  # silence and the keys
 NAMES = ("soprano", "alto", "tenor", "bass")
 
@@ -66,13 +68,31 @@ def embedder(config: Config) -> keras.Model:
     return keras.Model(code, x, name="embedder")
 
 
-def memory(config: Config) -> keras.Model:
-    """Frames `[B, T, D]`, state `[B, units]` → what is remembered at each of them `[B, T, units]`, state."""
-    frames = keras.Input((None, VOICES * config.embedding), name="frames")
-    state = keras.Input((config.units,), name="state")
-    gru = keras.layers.GRU(config.units, return_sequences=True, return_state=True, name="gru")
-    x, last = gru(frames, initial_state=state)
-    return keras.Model([frames, state], [x, last], name="memory")
+class Memory(keras.Model):
+    """A GRU over frames: what it remembers when a frame is about to come."""
+
+    def __init__(self, config: Config):
+        super().__init__(name="memory")
+        width, gates = VOICES * config.embedding, 3 * config.units
+        self.kernel = self.add_weight(name="kernel", shape=(width, gates), initializer="glorot_uniform")
+        self.recurrent = self.add_weight(
+            name="recurrent", shape=(config.units, gates), initializer="orthogonal"
+        )
+        self.bias = self.add_weight(name="bias", shape=(gates,), initializer="zeros")
+        self.built = True
+
+    def call(self, past: tf.Tensor) -> tf.Tensor:
+        """Embedded frames `[B, T, D]` of pieces, or windows, from their beginning → `[B, T, units]`."""
+        gates = tf.transpose(tf.tensordot(past, self.kernel, 1) + self.bias, [1, 0, 2])  # [T, B, 3 units]
+        state = tf.zeros([tf.shape(past)[0], self.recurrent.shape[0]])
+        remembered, _ = rnn.unroll(rnn.Cell.GRU, gates, tf.convert_to_tensor(self.recurrent), (state,))
+        return tf.transpose(remembered, [1, 0, 2])
+
+    def step(self, past: tf.Tensor, state: tf.Tensor) -> tf.Tensor:
+        """One frame `[B, D]` and the state before it `[B, units]` → the state after it."""
+        gates = tf.matmul(past, self.kernel) + self.bias
+        (state,), _ = rnn.gru_step(gates, tf.matmul(state, self.recurrent), (state,))
+        return state
 
 
 def voice(config: Config, index: int) -> keras.Model:
@@ -124,7 +144,7 @@ class Model(base.Model):
         super().__init__(config, seed)
         keras.utils.set_random_seed(seed)
         self.embedder = embedder(config)
-        self.memory = memory(config)
+        self.memory = Memory(config)
         self.soprano, self.alto, self.tenor, self.bass = (voice(config, i) for i in range(VOICES))
         self.nll_mean = keras.metrics.Mean(name="nll")
         self.built = True
@@ -170,8 +190,7 @@ class Model(base.Model):
     def _logits(self, before: tf.Tensor, frames: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Frames int `[B, T, 4]` and those before them → logits of their notes `[B, T, 4, classes]`."""
         past, now = self.embedder(codes(before)), self.embedder(codes(frames))  # [B, T, 4E]
-        state = tf.zeros([tf.shape(past)[0], self.config.units])
-        remembered, _ = self.memory([self._dropped(past, 0) if training else past, state])
+        remembered = self.memory(self._dropped(past, 0) if training else past)
         logits = []
         for i in range(VOICES):
             context = self._context(remembered, past, now, i)
@@ -196,7 +215,7 @@ class Model(base.Model):
     # Serving ------------------------------------------------------------------------------------
 
     def preview(self, seed: int, examples: tuple[np.ndarray, ...]) -> dict[str, base.Preview]:
-        """`composed`: 64 frames from nothing; `harmonized`: the first example's soprano with voices below it."""
+        """`composed`: 64 frames from nothing; `harmonized`: three voices for an example's soprano."""
         notes = {
             "composed": tf.fill([1, 64, VOICES], OPEN),
             "harmonized": _below(tf.constant(examples[1][:1, :, 0])),
@@ -208,9 +227,9 @@ class Model(base.Model):
         """Notes int `[B, T, 4]` with the `OPEN` ones drawn; seed int64 `[B]`, temperature float `[B]`.
 
         Notes are drawn in order, each given those before it. A given note that lies ahead has its say by
-        sequential importance resampling (Gordon et al. 1993): `particles` lines are composed side by side,
-        weighted by the probability that they give to the given notes; where few lines hold most of the weight,
-        all go on as copies of them. With ever more lines this draws from p(open notes | given notes).
+        sequential importance resampling (Gordon et al. 1993): `particles` lines are composed side by side
+        and weighted by the probability that they give to the given notes; where few lines hold most of the
+        weight, all go on as copies of them. With ever more lines this draws from p(open | given notes).
         """
         rows, length = tf.shape(notes)[0], tf.shape(notes)[1]
         particles = self.config.particles
@@ -229,12 +248,12 @@ class Model(base.Model):
         parents = tf.TensorArray(tf.int32, size=length, element_shape=[None, None])
         for t in tf.range(length):
             past = self.embedder(codes(frame)[:, None])  # [B * K, 1, 4 * embedding]
-            remembered, state = self.memory([past, state])
+            state = self.memory.step(past[:, 0], state)
             wanted = tf.repeat(notes[:, t], lines, axis=0)  # [B * K, 4]
             draws = tf.reshape(uniform[:, t, 1 : 1 + lines * VOICES], [rows * lines, VOICES])
             frame = tf.zeros_like(wanted)
             for i in range(VOICES):
-                context = self._context(remembered, past, self.embedder(codes(frame)[:, None]), i)
+                context = self._context(state[:, None], past, self.embedder(codes(frame)[:, None]), i)
                 logits = self._voice(i, context)[:, 0]  # [B * K, classes]
                 drawn = _drawn(tf.nn.softmax(logits / heat), draws[:, i])
                 drawn = tf.where(drawn > 0, drawn + LOWEST - 1, SILENCE)

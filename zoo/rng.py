@@ -71,8 +71,8 @@ def row_index(seeds: tf.Tensor, limit: int) -> tf.Tensor:
 def row_uniform(seeds: tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
     """Uniform numbers in `[0, 1)`, one row for each seed: int64 `[B]` → float32 `[B, width]`.
 
-    Another stream again: independent of `row_normal` and `row_index` of the same seed. A wider draw begins with
-    the numbers of a narrower one: a row may be drawn as wide as the widest.
+    Another stream again: independent of `row_normal` and `row_index` of the same seed. A wider draw begins
+    with the numbers of a narrower one: a row may be drawn as wide as the widest.
     """
     return tf.map_fn(
         lambda seed: tf.random.stateless_uniform([width], seed=tf.stack([seed, 2 * tf.ones_like(seed)])),

@@ -5,7 +5,7 @@
 | digits | scikit-learn's 8x8 handwritten digits, 10 classes, 1,797 | none |
 | mnist, fashion_mnist | 28x28 grey, 10 classes, 60,000 / 10,000 | idx files, else TFDS |
 | paintings | 128x128 RGB, 6 styles, 3,306 / 563 | `<data_dir>/paintings`, with labels.csv |
-| jsb_chorales | Bach's four-part chorales by quarter notes, 229 / 76 / 77 pieces | `<data_dir>/jsb_chorales` |
+| jsb_chorales | Bach's chorales by quarter notes, 229 / 76 / 77 pieces | `<data_dir>/jsb_chorales` |
 | midi:<path> | MIDI files of four voices | the folder, or one file |
 | tinyshakespeare | 1,115,394 symbols of plays, the last tenth held out | `<data_dir>/tinyshakespeare` |
 | tang | 13,987 Chinese quatrains, a tenth of the poems held out | `<data_dir>/poetry_zh` |

@@ -124,7 +124,7 @@ def stacked(pieces: Any, length: int) -> np.ndarray:
 
 
 def windows(pieces: tf.Tensor, first: tf.Tensor, length: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """`length` frames of each piece from frame `first` on, and before each of them the frame that precedes it.
+    """`length` frames of each piece from frame `first` on, and for each of them the frame before it.
 
     Args:
         pieces: int32 `[B, T, 4]`, T >= length.
@@ -146,11 +146,11 @@ def windows(pieces: tf.Tensor, first: tf.Tensor, length: int) -> tuple[tf.Tensor
 def jsb(data_dir: pathlib.Path | None) -> MusicData:
     """The 382 chorales of Boulanger-Lewandowski 2012 (arXiv:1206.6392) by quarter notes: 229 / 76 / 77.
 
-    As published they are chords without voices, every piece moved to C major or C minor, 6 to 17 semitones up
-    on the way. Who wants to be compared must be judged on these: `test` holds exactly their notes, an octave
-    lower. That is one constant for all, so a probability of the one is a probability of the other. Which voice
-    sings which note is taken from Coconet's four-voice edition of the same pieces; `train` and `valid` are that
-    edition, in Bach's own keys.
+    As published they are chords without voices, every piece moved to C major or C minor, 6 to 17 semitones
+    up on the way. Who wants to be compared must be judged on these: `test` holds exactly their notes, an
+    octave lower. That is one constant for all, so a probability of the one is a probability of the other.
+    Which voice sings which note is taken from Coconet's four-voice edition of the same pieces; `train` and
+    `valid` are that edition, in Bach's own keys.
 
     Raises:
         UserError: the files are missing or broken.
@@ -158,7 +158,9 @@ def jsb(data_dir: pathlib.Path | None) -> MusicData:
     if data_dir is None:
         raise UserError("data set 'jsb_chorales' needs --data_dir: it is read from <dir>/jsb_chorales")
     folder = data_dir / "jsb_chorales"
-    voiced = {split: _read_voices(folder / "jsb_satb_16th.npz", split) for split in ("train", "valid", "test")}
+    voiced = {
+        split: _read_voices(folder / "jsb_satb_16th.npz", split) for split in ("train", "valid", "test")
+    }
     chords = _read_chords(folder / "jsb-chorales-quarter.json", "test")
     return MusicData(
         name="jsb_chorales",
@@ -205,7 +207,9 @@ def _with_voices(chords: list[frozenset[int]], voiced: tuple[np.ndarray, ...]) -
             if same > best:
                 best, voices = same, moved
     if voices is None:
-        raise UserError(f"jsb_chorales: no four-voice edition has {len(chords)} frames, as a published piece has")
+        raise UserError(
+            f"jsb_chorales: no four-voice edition has {len(chords)} frames, as a published piece has"
+        )
     return np.array(
         [sung(chord, frame) for chord, frame in zip(chords, voices.tolist(), strict=True)], np.int32
     )
@@ -247,12 +251,12 @@ def _checked(piece: np.ndarray) -> np.ndarray:
 
 
 def midi(path: pathlib.Path) -> MusicData:
-    """The pieces of a folder of MIDI files (`.mid`, `.midi`, in subfolders too), or the parts of a single file.
+    """The pieces of a folder of MIDI files (`.mid`, `.midi`, in subfolders too), or the parts of one file.
 
     A file has four voices, each a track or a channel of its own; the one that is highest on average is the
-    soprano. A frame is what sounds when a quarter note begins. Of the files, sorted by name, the second of every
-    ten is for testing and the third for validation. A single file is cut into ten such pieces. A file that is
-    no such music is named in a warning and left out.
+    soprano. A frame is what sounds when a quarter note begins. Of the files, sorted by name, the second of
+    every ten is for testing and the third for validation. A single file is cut into ten such pieces. A file
+    that is no such music is named in a warning and left out.
 
     Raises:
         UserError: there is nothing there, or too little of it.
@@ -303,11 +307,15 @@ def read_midi(path: pathlib.Path) -> np.ndarray:
                 continue
             key = (message.channel, message.note)
             if key in sounding:
-                voices.setdefault((number, message.channel), []).append((sounding.pop(key), now, message.note))
+                voices.setdefault((number, message.channel), []).append(
+                    (sounding.pop(key), now, message.note)
+                )
             if message.type == "note_on" and message.velocity:
                 sounding[key] = now
     if len(voices) != VOICES:
-        raise ValueError(f"it has {len(voices)} voices (tracks or channels with notes); {VOICES} are expected")
+        raise ValueError(
+            f"it has {len(voices)} voices (tracks or channels with notes); {VOICES} are expected"
+        )
     end = max(off for notes in voices.values() for _, off, _ in notes)
     piece = np.zeros((-(-end // file.ticks_per_beat), VOICES), np.int32)
     highest_first = sorted(voices.values(), key=lambda notes: -np.mean([note for _, _, note in notes]))

@@ -17,7 +17,7 @@ SAMPLES = 100  # texts of ...
 SYMBOLS = 400  # ... so many symbols
 QUATRAINS = 500
 # Four lines of five or of seven, a comma or full stop in their places.
-_QUATRAIN = re.compile(r"[^，。]{5}，[^，。]{5}。[^，。]{5}，[^，。]{5}。|[^，。]{7}，[^，。]{7}。[^，。]{7}，[^，。]{7}。")
+_QUATRAIN = re.compile(r"([^，。]{5}，[^，。]{5}。){2}|([^，。]{7}，[^，。]{7}。){2}")
 
 
 def ngram_nats(train: NDArray[np.int32], test: NDArray[np.int32], symbols: int, order: int) -> float:

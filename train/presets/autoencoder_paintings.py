@@ -15,7 +15,7 @@ def get_config() -> Config:
     config.name = "autoencoder_paintings"
     config.model = autoencoder.Config(code_dim=256, denoiser_channels=24)
     config.data = Data(name="paintings", image_size=64, batch_size=32, augment=Augment(flip=True, zoom=0.1))
-    config.steps = 5000
+    config.steps = 2000
     config.steps_per_execution = 25
     config.preview_every = 1000
     return config

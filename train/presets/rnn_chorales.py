@@ -11,11 +11,11 @@ def get_config() -> Config:
     return Config(
         name="rnn_chorales",
         family="chorales",
-        model=chorales.Config(embedding=32, units=256, hidden=256, dropout=0.2),
+        model=chorales.Config(embedding=32, units=256, hidden=256, dropout=0.25),
         data=Data(name="jsb_chorales", batch_size=32, length=64),
         optimizer=Optimizer(learning_rate=3e-3, schedule=Schedule.COSINE, warmup_steps=50),
-        steps=1200,
-        eval_every=200,
-        preview_every=600,
-        checkpoint_every=200,
+        steps=1800,
+        eval_every=300,
+        preview_every=900,
+        checkpoint_every=300,
     )

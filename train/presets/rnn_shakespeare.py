@@ -1,6 +1,7 @@
 """Language model of Shakespeare's plays.
 
-python -m train.main --config=rnn_shakespeare --workdir=runs/rnn_shakespeare --data_dir=<dir with tinyshakespeare/>
+python -m train.main --config=rnn_shakespeare --workdir=runs/rnn_shakespeare \\
+    --data_dir=<dir with tinyshakespeare/>
 """
 
 from train.config import Config, Data, Optimizer, OptimizerName, Schedule
