@@ -273,18 +273,23 @@ class Network(keras.Model):
             if masks is not None:
                 x *= masks[i]
             kernel, recurrent, bias = self.layer(i)
-            x, after = unroll(self.config.cell, _product(x, kernel) + bias, recurrent, state)
+            flat = tf.nn.bias_add(tf.matmul(tf.reshape(x, [-1, x.shape[2]]), kernel), bias)
+            gates = tf.reshape(flat, [*tf.unstack(tf.shape(x)[:2]), flat.shape[1]])
+            x, after = unroll(self.config.cell, gates, recurrent, state)
             last.append(after)
         if masks is not None:
             x *= masks[-1]
-        return self.logits(x), last
+        flat = self.output()(tf.reshape(x, [-1, self.config.units]))
+        return tf.reshape(flat, [*tf.unstack(tf.shape(x)[:2]), flat.shape[1]]), last
 
-    def logits(self, x: tf.Tensor) -> tf.Tensor:
-        """The last layer's h `[..., units]` → `[..., K]`."""
-        if self.config.tied:
-            x = _product(x, self.projection)
-            return _product(x, self.embedding, transpose_b=True) + self.output_bias
-        return _product(x, self.output_kernel) + self.output_bias
+    def output(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """The last layer's h `[N, units]` → logits `[N, K]`, a function that reads no variable."""
+        bias = tf.convert_to_tensor(self.output_bias)
+        if not self.config.tied:
+            kernel = tf.convert_to_tensor(self.output_kernel)
+            return lambda h: tf.nn.bias_add(tf.matmul(h, kernel), bias)
+        projection, table = tf.convert_to_tensor(self.projection), tf.convert_to_tensor(self.embedding)
+        return lambda h: tf.nn.bias_add(tf.matmul(tf.matmul(h, projection), table, transpose_b=True), bias)
 
 
 def _uniform(width: int) -> keras.initializers.Initializer:
@@ -299,13 +304,6 @@ def _bias(config: Config) -> keras.initializers.Initializer:
     if config.cell == Cell.LSTM:
         value[1] = 1.0
     return lambda shape, dtype=None: tf.reshape(tf.constant(value), shape)
-
-
-def _product(x: tf.Tensor, kernel: tf.Tensor, transpose_b: bool = False) -> tf.Tensor:
-    """x `[..., n]` times a matrix, as one product of two matrices."""
-    kernel = tf.convert_to_tensor(kernel)
-    flat = tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), kernel, transpose_b=transpose_b)
-    return tf.reshape(flat, tf.concat([tf.shape(x)[:-1], tf.shape(flat)[1:]], axis=0))
 
 
 # Sampling ---------------------------------------------------------------------------------------
@@ -486,8 +484,10 @@ class Model(base.Model):
         fill = tf.maximum(steps - tf.shape(prompt_ids)[1], 0)
         given = tf.transpose(tf.pad(prompt_ids, [[0, 0], [0, fill]]))  # [steps, B]
 
+        # Read here, once: what stands in the loop runs at every step.
         kernels = [network.layer(i) for i in range(config.layers)]
         table = tf.matmul(tf.convert_to_tensor(network.embedding), kernels[0][0]) + kernels[0][2]
+        output = network.output()
         step = CELLS[config.cell].step
 
         def write(filtered: bool) -> tf.Tensor:
@@ -496,14 +496,14 @@ class Model(base.Model):
                 after = []
                 for i, ((kernel, recurrent, bias), state) in enumerate(zip(kernels, states, strict=True)):
                     if i:
-                        x = tf.matmul(x, kernel) + bias
+                        x = tf.nn.bias_add(tf.matmul(x, kernel), bias)
                     state, _ = step(x, tf.matmul(state[0], recurrent), state)
                     after.append(state)
                     x = state[0]
-                p = tf.nn.softmax(network.logits(x) * sharpness)
+                p = tf.nn.softmax(output(x) * sharpness)
                 if filtered:
                     p = truncated(p, top_k, top_p)
-                symbol = tf.where(t < prompt_length, given[t], pick(p, draws[t]))
+                symbol = tf.where(t < prompt_length, tf.gather(given, t), pick(p, tf.gather(draws, t)))
                 return t + 1, symbol, after, written.write(t, symbol)
 
             start = tf.fill([rows], config.alphabet.index(START))
