@@ -1,9 +1,9 @@
 """The whole line on real digits, in minutes and without a download: `make demo`.
 
-Trains a conditional GAN and a classifier, exports both and the kept models of `showcase`, serves them all, asks
-the server over gRPC for samples of every digit and has the served classifier read them back; then the kept
-models draw, write and compose. Each stage is the binary a user would run; this file only runs them, calls the
-server and draws.
+Trains a conditional GAN and a classifier, exports both and the kept models of `showcase`, serves them all,
+asks the server over gRPC for samples of every digit and has the served classifier read them back; then the
+kept models draw, write and compose. Each stage is the binary a user would run; this file only runs them,
+calls the server and draws.
 """
 
 import json

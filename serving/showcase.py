@@ -13,7 +13,7 @@ from serving import client as client_lib
 from serving import music, png
 
 AUTOENCODER, VAE, CHORALES = "autoencoder_mnist", "vae_mnist", "rnn_chorales"
-POETS = {"rnn_shakespeare": "JULIET:\n", "rnn_tang": ""}  # preset -> prompt
+POETS = {"rnn_shakespeare": "JULIET:\n"}  # preset -> prompt
 PRESETS = (AUTOENCODER, VAE, *POETS, CHORALES)
 
 _SHOWN, _STEPS, _SCALE = 10, 12, 3
@@ -104,7 +104,8 @@ def _sheet(path: pathlib.Path, rows: dict[str, np.ndarray]) -> pathlib.Path:
     title, gap = 22, 4
     count, height, width, _ = next(iter(rows.values())).shape
     step_y = height * _SCALE + title + gap
-    sheet = Image.new("RGB", (count * (width * _SCALE + gap) + gap, len(rows) * step_y + gap), (250, 250, 250))
+    size = (count * (width * _SCALE + gap) + gap, len(rows) * step_y + gap)
+    sheet = Image.new("RGB", size, (250, 250, 250))
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     for row, (name, images) in enumerate(rows.items()):
         draw.text((gap, row * step_y + 3), name, (33, 33, 33), font)
