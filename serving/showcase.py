@@ -4,6 +4,7 @@ Every function asks the server and writes files that a person can open; none of 
 """
 
 import pathlib
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -71,7 +72,7 @@ def latent_walk(client: client_lib.Client, out: pathlib.Path) -> pathlib.Path:
 
 def poem(client: client_lib.Client, preset: str, out: pathlib.Path) -> pathlib.Path:
     """A few lines of verse."""
-    request = {"prompt": [POETS[preset]], "seed": [7], "length": [400], "temperature": [0.7]}
+    request: dict[str, Any] = {"prompt": [POETS[preset]], "seed": [7], "length": [400], "temperature": [0.7]}
     text = client.predict(preset, request, signature="generate")["text"][0].decode()
     path = out / f"{preset}.txt"
     path.write_text("\n".join(text.splitlines()[:_LINES]) + "\n", encoding="utf-8")

@@ -232,11 +232,12 @@ class Network(keras.Model):
         )
         width = config.embedding
         for i in range(config.layers):
-            shape = (config.units, gates * config.units)
-            initializers = (_uniform(width), keras.initializers.Orthogonal(), _bias(config))
-            for kind, shape, initializer in zip(
-                ("kernel", "recurrent", "bias"), ((width, shape[1]), shape, shape[1:]), initializers, strict=True
+            for kind, rows, initializer in (
+                ("kernel", (width,), _uniform(width)),
+                ("recurrent", (config.units,), keras.initializers.Orthogonal()),
+                ("bias", (), _bias(config)),
             ):
+                shape = (*rows, gates * config.units)
                 weight = self.add_weight(name=f"{kind}{i}", shape=shape, initializer=initializer)
                 setattr(self, f"{kind}{i}", weight)
             width = config.units
@@ -244,8 +245,9 @@ class Network(keras.Model):
             shape = (width, config.embedding)
             self.projection = self.add_weight(name="projection", shape=shape, initializer=_uniform(width))
         else:
-            shape = (width, symbols)
-            self.output_kernel = self.add_weight(name="output_kernel", shape=shape, initializer=_uniform(width))
+            self.output_kernel = self.add_weight(
+                name="output_kernel", shape=(width, symbols), initializer=_uniform(width)
+            )
         self.output_bias = self.add_weight(name="output_bias", shape=(symbols,), initializer="zeros")
         self.built = True
 
