@@ -81,7 +81,7 @@ def poem(client: client_lib.Client, preset: str, out: pathlib.Path) -> pathlib.P
 
 def chorale(client: client_lib.Client, out: pathlib.Path) -> pathlib.Path:
     """The Ode to Joy in four voices: as a score for other programs, a sound and a picture."""
-    request = {"soprano": [ODE], "seed": [1], "temperature": [0.5]}
+    request: dict[str, Any] = {"soprano": [ODE], "seed": [1], "temperature": [0.5]}
     notes = client.predict(CHORALES, request, signature="harmonize")["notes"][0]
     (out / "ode_to_joy.mid").write_bytes(music.midi(notes))
     (out / "ode_to_joy.wav").write_bytes(music.wav(notes))

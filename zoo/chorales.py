@@ -321,7 +321,10 @@ class Model(base.Model):
         pieces[1, :2], pieces[2, :, 3] = chord, [48, 53, 55, 57, 55, 48]
         scored = np.repeat(chord[None, None] + np.array([0, 2, -3], np.int32)[:, None, None], 6, axis=1)
         scored[1, 4:], scored[2, 0, 1:] = OPEN, SILENCE
-        drawn = {"seed": np.arange(3, dtype=np.int64), "temperature": np.array([1.0, 0.7, 1.2], np.float32)}
+        drawn: dict[str, np.ndarray] = {
+            "seed": np.arange(3, dtype=np.int64),
+            "temperature": np.array([1.0, 0.7, 1.2], np.float32),
+        }
         soprano = np.array([[67, 69, 71, 72], [72, 71, 69, 67], [64, 0, 67, -1]], np.int32)
         return {
             "generate": {"notes": pieces, **drawn},
