@@ -15,6 +15,7 @@ from binaries import ROOT, losses, run_main
 from PIL import Image
 
 pytest_plugins = ["saved_models"]  # base_install
+LICENSE = ["--config.data.name=text:LICENSE", "--config.data.length=16"]
 QUICK = [
     "--config.steps=60",
     "--config.steps_per_execution=4",
@@ -27,6 +28,7 @@ TINY = {
     "autoencoder_digits": [*QUICK, "--config.model.channels=8", "--config.model.denoiser_channels=8"],
     "gan_digits": [*QUICK, "--config.model.channels=8", "--config.model.latent_dim=8"],
     "cnn_digits": [*QUICK, "--config.model.stem=4", "--config.model.widths=(8,8)"],
+    "rnn_lyrics": [*QUICK, *LICENSE, "--config.model.units=8"],
     "vae_digits": [*QUICK, "--config.model.channels=8", "--config.model.latent_dim=8"],
 }
 

@@ -226,28 +226,25 @@ class Network(keras.Model):
     def __init__(self, config: Config, name: str):
         super().__init__(name=name)
         self.config = config
-        symbols, gates = len(config.alphabet), CELLS[config.cell].gates
+        symbols, units = len(config.alphabet), config.units
+        gates = CELLS[config.cell].gates * units
+        table = (symbols, config.embedding)
         self.embedding = self.add_weight(
-            name="embedding", shape=(symbols, config.embedding), initializer=_uniform(config.embedding)
+            name="embedding", shape=table, initializer=_uniform(config.embedding)
         )
-        width = config.embedding
         for i in range(config.layers):
-            for kind, rows, initializer in (
-                ("kernel", (width,), _uniform(width)),
-                ("recurrent", (config.units,), keras.initializers.Orthogonal()),
-                ("bias", (), _bias(config)),
-            ):
-                shape = (*rows, gates * config.units)
-                weight = self.add_weight(name=f"{kind}{i}", shape=shape, initializer=initializer)
-                setattr(self, f"{kind}{i}", weight)
-            width = config.units
-        if config.tied:
-            shape = (width, config.embedding)
-            self.projection = self.add_weight(name="projection", shape=shape, initializer=_uniform(width))
-        else:
-            self.output_kernel = self.add_weight(
-                name="output_kernel", shape=(width, symbols), initializer=_uniform(width)
-            )
+            width = units if i else config.embedding
+            weights = {
+                "kernel": ((width, gates), _uniform(width)),
+                "recurrent": ((units, gates), keras.initializers.Orthogonal()),
+                "bias": ((gates,), _bias(config)),
+            }
+            # Attributes of their own: a checkpoint does not see what only a list holds.
+            for kind, (shape, initializer) in weights.items():
+                name = f"{kind}{i}"
+                setattr(self, name, self.add_weight(name=name, shape=shape, initializer=initializer))
+        name, width = ("projection", config.embedding) if config.tied else ("output_kernel", symbols)
+        setattr(self, name, self.add_weight(name=name, shape=(units, width), initializer=_uniform(units)))
         self.output_bias = self.add_weight(name="output_bias", shape=(symbols,), initializer="zeros")
         self.built = True
 

@@ -97,9 +97,7 @@ class TextData(DataSet):
             return window[:, :-1], window[:, 1:]
 
         return (
-            dataset.epoch_batches(
-                count, settings.batch_size, seed=seed, start_step=start_step, shard=shard
-            )
+            dataset.epoch_batches(count, settings.batch_size, seed=seed, start_step=start_step, shard=shard)
             .map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
             .prefetch(tf.data.AUTOTUNE)
         )
