@@ -14,7 +14,7 @@ def get_config() -> Config:
         model=vae.Config(latent_dim=32, channels=32, max_channels=64),
         data=Data(name="mnist", batch_size=64),
         optimizer=Optimizer(learning_rate=1e-3, schedule=Schedule.COSINE, warmup_steps=100),
-        steps=20_000,
-        eval_every=2000,
-        preview_every=2000,
+        steps=15_000,
+        eval_every=1000,
+        preview_every=3000,
     )
