@@ -452,7 +452,7 @@ class Model(base.Model):
         found = tf.searchsorted(known, codes.flat_values)
         found = tf.minimum(found, len(self.config.alphabet) - 1)
         strange = tf.boolean_mask(codes.flat_values, tf.gather(known, found) != codes.flat_values)
-        message = "the text has symbols that are not in the model's alphabet; their code points: "
+        message = "the text has symbols outside the alphabet of the model; their code points: "
         with tf.control_dependencies([tf.debugging.Assert(tf.size(strange) == 0, [message, strange])]):
             ids = codes.with_flat_values(tf.identity(found))
         return ids.to_tensor(), tf.cast(ids.row_lengths(), tf.int32)
