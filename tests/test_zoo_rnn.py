@@ -73,7 +73,7 @@ def test_the_written_gradient_is_that_of_autodiff(cell, steps):
         return tape.gradient(loss, [x, kernel, *state])
 
     for ours, wanted in zip(
-        gradients(lambda: rnn.unroll(cell, x, kernel, state)), gradients(plainly), strict=True
+        gradients(lambda: rnn.unroll(cell, x, kernel, state, learning=True)), gradients(plainly), strict=True
     ):
         np.testing.assert_allclose(ours, wanted, atol=2e-5)
 
