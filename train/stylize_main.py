@@ -1,7 +1,8 @@
 """Paints a photo in a style: `python -m train.stylize_main photo.jpg --style=painting.jpg`.
 
 Several styles mix (`--style=a.jpg,b.jpg --style_weights=2,1`) or share the picture
-(`--mask=left.png,right.png`, white where each style goes). It needs VGG19's weights, in Keras' cache or by `--vgg19_weights=<path>`.
+(`--mask=left.png,right.png`, white where each style goes). It needs VGG19's
+weights, in Keras' cache or by `--vgg19_weights=<path>`.
 """
 
 import os
@@ -102,13 +103,15 @@ def main(argv: list[str]) -> None:
         masks=None if _MASK.value is None else [_mask(path, content.shape[:2]) for path in _MASK.value],
         vgg=gatys.network(config, _WEIGHTS.value),
     )
+    console = Console(stderr=True)
     with Progress(
         TextColumn("painting"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("loss {task.fields[loss]}"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
+        disable=not console.is_terminal,
     ) as bar:
         task = bar.add_task("painting", total=config.steps * config.scales, loss="")
         for progress in steps:

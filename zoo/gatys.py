@@ -495,7 +495,7 @@ def paint(
     masks: Sequence[np.ndarray] | None = None,
     vgg: keras.Model | None = None,
 ) -> Iterator[Progress]:
-    """Paints the photo in the styles, a step for each evaluation; whoever has seen enough stops iterating.
+    """Paints the photo in the styles, evaluation by evaluation; whoever has seen enough stops iterating.
 
     Args:
         content: the photo, float `[H, W, 3]` in `[0, 1]`, 16 pixels a side or more.
@@ -509,8 +509,18 @@ def paint(
         UserError: a picture, weight or mask that cannot be, or VGG19's weights are missing.
     """
     config = config or Config()
-    content, styles, share, regions = _checked(config, content, styles, style_weights, masks)
-    vgg = vgg or network(config)
+    given = _checked(config, content, styles, style_weights, masks)
+    return _painted(config, vgg or network(config), *given)
+
+
+def _painted(
+    config: Config,
+    vgg: keras.Model,
+    content: np.ndarray,
+    styles: list[np.ndarray],
+    share: np.ndarray,
+    regions: np.ndarray | None,
+) -> Iterator[Progress]:
     done, total = 0, config.scales * config.steps
     painted: np.ndarray | None = None
     for shrink in (2**k for k in reversed(range(config.scales))):

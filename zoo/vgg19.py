@@ -65,7 +65,8 @@ def features(
 ) -> keras.Model:
     """RGB `[B, H, W, 3]` in `[0, 1]`, any size → feature maps by layer name.
 
-    `features(["block4_conv2"])(image)` is `{"block4_conv2": [B, H/8, W/8, 512]}`. Nothing past the deepest layer asked for is built. The weights are frozen.
+    `features(["block4_conv2"])(image)` is `{"block4_conv2": [B, H/8, W/8, 512]}`.
+    Nothing past the deepest layer asked for is built. The weights are frozen.
 
     Args:
         layers: names from `LAYERS`.
