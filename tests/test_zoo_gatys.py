@@ -178,7 +178,7 @@ def test_the_loss_falls_and_is_that_of_the_picture(vgg, minimizer, start):
     steps = list(gatys.paint(PHOTO, [PAINTING], config, vgg=vgg))
     losses = [step.loss for step in steps]
     assert [step.evaluation for step in steps] == list(range(1, 9))
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
     image = steps[-1].image
     assert image.shape == PHOTO.shape
     assert image.min() >= 0 and image.max() <= 1

@@ -36,7 +36,6 @@ class Pooling(enum.StrEnum):
 # Networks ---------------------------------------------------------------------------------------
 
 
-@keras.saving.register_keras_serializable("atelier")
 class Preprocess(keras.layers.Layer):
     """RGB `[B, H, W, 3]` in `[0, 1]` → BGR in 0..255 less ImageNet's mean, in float32."""
 
@@ -45,16 +44,6 @@ class Preprocess(keras.layers.Layer):
 
     def call(self, image: tf.Tensor) -> tf.Tensor:
         return tf.reverse(image, [-1]) * 255.0 - tf.constant(MEAN)
-
-
-@keras.saving.register_keras_serializable("atelier")
-class Convolution(keras.layers.Conv2D):
-    """3x3, stride 1, with bias and ReLU as the operations that TensorFlow fuses into one (Keras adds the bias
-    by an operation that it does not)."""
-
-    def call(self, x: tf.Tensor) -> tf.Tensor:
-        y = tf.nn.conv2d(x, tf.convert_to_tensor(self.kernel), 1, "SAME")
-        return tf.nn.relu(tf.nn.bias_add(y, tf.convert_to_tensor(self.bias)))
 
 
 def features(
@@ -92,10 +81,11 @@ def features(
         block = int(name[5])
         if name.endswith("conv1") and block > 1:
             x = pool(2, name=f"block{block - 1}_pool", dtype=dtype)(x)
-        x = outputs[name] = Convolution(
+        x = outputs[name] = keras.layers.Conv2D(
             BLOCKS[block][1],
             3,
             padding="same",
+            activation="relu",
             name=name,
             dtype=dtype,
             kernel_initializer=keras.initializers.HeNormal(seed=index),
