@@ -314,6 +314,7 @@ class Objective:
 
     def _tiled(self, image: tf.Tensor) -> LossAndGradient:
         targets = self._targets
+        assert targets.guides is not None  # several tiles always have them
         pixels = image.numpy()
         painted = self._grams(pixels, targets.guides)
         with tf.GradientTape(persistent=True) as tape:
@@ -411,7 +412,7 @@ def _cut(guides: dict[str, tf.Tensor], tile: Tile) -> dict[str, tf.Tensor]:
 
 # Colours ----------------------------------------------------------------------------------------
 
-_LUMINANCE = np.float32([0.299, 0.587, 0.114])  # ITU-R BT.601
+_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
 def luminance(image: np.ndarray) -> np.ndarray:
