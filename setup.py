@@ -22,7 +22,7 @@ BASE = [
     "numpy>=1.26,<3",
     "protobuf>=6.31.1,<8",  # serving/wire_pb2.py is generated for 6.31.1
 ]
-TENSORFLOW = ["keras>=3.12,<4", "tensorflow>=2.20,<2.22"]
+TENSORFLOW = ["h5py>=3.11", "keras>=3.12,<4", "tensorflow>=2.20,<2.22"]
 MUSIC = ["mido>=1.3,<2"]  # MIDI files
 TRAIN = [
     *TENSORFLOW,
@@ -87,6 +87,7 @@ CLIENT_SCRIPTS = [
 ZOO_SCRIPTS = [
     "atelier-train=train.main:run",
     "atelier-evaluate=train.evaluate_main:run",
+    "atelier-stylize=train.stylize_main:run",
     "atelier-export=serving.export_main:run",
     "atelier-deploy=serving.deploy_main:main",
 ]

@@ -33,7 +33,7 @@ _ABANDONED_SECONDS = 24 * 3600
 
 
 def export(
-    model: base.Model, base_dir: pathlib.Path, name: str, card: dict[str, Any]
+    model: base.Exportable, base_dir: pathlib.Path, name: str, card: dict[str, Any]
 ) -> pathlib.Path:
     """Writes the next version of a model: `<base_dir>/<name>/<version>/`.
 
@@ -81,7 +81,7 @@ def _remove_abandoned(parent: pathlib.Path) -> None:
                 shutil.rmtree(left, ignore_errors=True)
 
 
-def _write(model: base.Model, directory: pathlib.Path, name: str, card: dict[str, Any]) -> None:
+def _write(model: base.Exportable, directory: pathlib.Path, name: str, card: dict[str, Any]) -> None:
     signatures = model.signatures()
     functions = {key: f.get_concrete_function() for key, f in signatures.items()}
     used = {id(v): v for f in functions.values() for v in f.graph.variables}

@@ -1,6 +1,8 @@
 """Exports a model for serving: `python -m serving.export_main --pretrained=gan_fashion --base_dir=models`."""
 
+import dataclasses
 import pathlib
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -8,8 +10,17 @@ import zoo
 from zoo import binary, pretrained
 from zoo.errors import UserError
 
+if TYPE_CHECKING:
+    from zoo import base
+
 _PRETRAINED = flags.DEFINE_string("pretrained", None, "A preset whose weights the zoo keeps.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Or a training run's work directory.")
+_GATYS = flags.DEFINE_boolean(
+    "gatys", False, "Or style transfer by optimisation, which needs nothing but VGG19's weights."
+)
+_VGG19_WEIGHTS = flags.DEFINE_string(
+    "vgg19_weights", "imagenet", "For --gatys: a .h5 file of VGG19's weights; default: Keras' cache."
+)
 _BASE_DIR = flags.DEFINE_string(
     "base_dir", None, "Where models are kept: writes <base_dir>/<preset>/<version>/.", required=True
 )
@@ -17,9 +28,12 @@ _BASE_DIR = flags.DEFINE_string(
 
 def main(_: list[str]) -> None:
     workdir, preset = _WORKDIR.value, _PRETRAINED.value
-    if preset is not None and workdir is None:
+    if [preset is not None, workdir is not None, _GATYS.value].count(True) != 1:
+        raise UserError("exactly one of --pretrained=<preset>, --workdir=<dir> and --gatys is expected")
+    model: base.Exportable
+    if preset is not None:
         model, card = zoo.from_pretrained(preset), pretrained.card(preset)
-    elif workdir is not None and preset is None:
+    elif workdir is not None:
         # These load TensorFlow: mistakes in the flags are told before.
         from zoo import workdir as workdir_lib
 
@@ -29,7 +43,10 @@ def main(_: list[str]) -> None:
         if path.exists():
             card = workdir_lib.read_card(path)
     else:
-        raise UserError("exactly one of --pretrained=<preset> and --workdir=<dir> is expected")
+        from zoo import gatys
+
+        model = gatys.Model(weights=_VGG19_WEIGHTS.value)
+        card = {"name": "gatys", "family": "gatys", "model": dataclasses.asdict(model.config)}
     from serving import export
 
     print(export.export(model, pathlib.Path(_BASE_DIR.value), card["name"], card))

@@ -69,7 +69,9 @@ def compare(name: str, got: Arrays, want: Arrays, tolerance: float = 0.0) -> lis
         elif got[key].shape != want[key].shape:
             faults.append(f"{name}: {key} has shape {got[key].shape}, not {want[key].shape}")
         elif got[key].dtype.kind == "f" and tolerance:
-            difference = np.max(np.abs(got[key] - want[key]), initial=0.0)
+            # Relative for what is larger than 1: a loss of a billion has no fifth decimal.
+            size = np.maximum(np.abs(want[key]), 1.0)
+            difference = np.max(np.abs(got[key] - want[key]) / size, initial=0.0)
             if not difference <= tolerance:
                 faults.append(f"{name}: {key} differs by {difference:.3g}")
         elif not np.array_equal(got[key], want[key]):

@@ -13,11 +13,11 @@ from sklearn.datasets import load_digits
 from serving import client as client_lib
 from serving import music, png
 
-AUTOENCODER, VAE, CHORALES = "autoencoder_mnist", "vae_mnist", "rnn_chorales"
+AUTOENCODER, CHORALES = "autoencoder_mnist", "rnn_chorales"
 POETS = {"rnn_shakespeare": "JULIET:\n"}  # preset -> prompt
-PRESETS = (AUTOENCODER, VAE, *POETS, CHORALES)
+PRESETS = (AUTOENCODER, *POETS, CHORALES)
 
-_SHOWN, _STEPS, _SCALE = 10, 12, 3
+_SHOWN, _SCALE = 10, 3
 _NOISE = 0.25  # standard deviation
 _LINES = 10  # of verse
 # Beethoven's "Ode to Joy" (1824) in quarter notes, G major, as MIDI numbers.
@@ -56,20 +56,6 @@ def reconstructions(client: client_lib.Client, out: pathlib.Path) -> pathlib.Pat
     return _sheet(out / "reconstructions.png", rows)
 
 
-def latent_walk(client: client_lib.Client, out: pathlib.Path) -> pathlib.Path:
-    """Each digit turning into the next one along a path through the VAE's latent space."""
-    mean = client.predict(VAE, {"image": digits()}, signature="encode")["mean"]
-    rows = {}
-    for start in range(0, _SHOWN, 2):
-        ends = {"z_from": mean[start], "z_to": mean[start + 1]}
-        request = {name: np.repeat(z[None], _STEPS, axis=0) for name, z in ends.items()}
-        fraction = np.linspace(0.0, 1.0, _STEPS, dtype=np.float32)
-        image = client.predict(VAE, {**request, "fraction": fraction}, signature="interpolate")["image"]
-        rows[f"{start} to {start + 1}"] = image
-    rows["by chance"] = client.predict(VAE, {"seed": np.arange(_STEPS)}, signature="sample")["image"]
-    return _sheet(out / "latent_walk.png", rows)
-
-
 def poem(client: client_lib.Client, preset: str, out: pathlib.Path) -> pathlib.Path:
     """A few lines of verse."""
     request: dict[str, Any] = {"prompt": [POETS[preset]], "seed": [7], "length": [400], "temperature": [0.7]}
@@ -94,7 +80,6 @@ def write_all(client: client_lib.Client, out: pathlib.Path) -> list[pathlib.Path
     """Asks every preset of `PRESETS`; returns what there is to look at."""
     return [
         reconstructions(client, out),
-        latent_walk(client, out),
         *(poem(client, preset, out) for preset in POETS),
         chorale(client, out),
     ]

@@ -317,7 +317,7 @@ def test_an_export_that_breaks_the_contract_is_not_published(broken, reason, tmp
     [
         (["--pretrained=gan_fashon"], "no pretrained weights named 'gan_fashon'"),
         (["--workdir=/nowhere"], "/nowhere is no training work directory"),
-        ([], "exactly one of --pretrained=<preset> and --workdir=<dir>"),
+        ([], "exactly one of --pretrained=<preset>, --workdir=<dir> and --gatys"),
     ],
 )
 def test_a_mistake_is_one_line(flags, expected, tmp_path):

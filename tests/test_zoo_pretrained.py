@@ -14,7 +14,10 @@ from train import data, evaluate, presets
 from zoo import pretrained
 from zoo.errors import UserError
 
-PRESETS = ["cnn_fashion", "cnn_mnist", "cnn_paintings", "gan_fashion", "gan_mnist", "gan_paintings"]
+PRESETS = [
+    *("autoencoder_mnist", "rnn_chorales", "rnn_shakespeare", "cnn_fashion", "cnn_mnist", "cnn_paintings"),
+    *("gan_fashion", "gan_mnist", "gan_paintings"),
+]
 
 
 def card(family):

@@ -73,7 +73,7 @@ def test_the_written_gradient_is_that_of_autodiff(cell, steps):
         return tape.gradient(loss, [x, kernel, *state])
 
     for ours, wanted in zip(
-        gradients(lambda: rnn.unroll(cell, x, kernel, state)), gradients(plainly), strict=True
+        gradients(lambda: rnn.unroll(cell, x, kernel, state, learning=True)), gradients(plainly), strict=True
     ):
         np.testing.assert_allclose(ours, wanted, atol=2e-5)
 
@@ -218,7 +218,7 @@ def test_score_reads_a_long_text_in_pieces_as_in_one(model):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"prompt": ["Zebra"]}, "not in the model's alphabet"),
+        ({"prompt": ["Zebra"]}, "outside the alphabet of the model"),
         ({"prompt": [b"\xff\xfe"]}, "Invalid formatting"),
         ({"length": [-1]}, "length is outside the range 0 to 10000"),
         ({"length": [10_001]}, "length is outside the range 0 to 10000"),
@@ -238,9 +238,9 @@ def test_what_cannot_be_asked_fails_and_says_why(options, message):
 
 
 def test_letters_of_any_script_pass_through():
-    model = zoo.build("rnn", rnn.Config(alphabet="\n。一二三", units=8, embedding=4))
+    model = zoo.build("rnn", rnn.Config(alphabet="\n。一三二", units=8, embedding=4))
     (text,) = generate(model, ["一二"], length=[30])
-    assert text.startswith("一二") and len(text) == 32 and set(text) <= set("\n。一二三")
+    assert text.startswith("一二") and len(text) == 32 and set(text) <= set("\n。一三二")
 
 
 @pytest.mark.parametrize(

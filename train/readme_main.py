@@ -40,10 +40,11 @@ def results() -> str:
             f" | {weights:.1f} MB | {card['wall_seconds'] / 60:.0f} min |"
         )
     lines += ["", "Each row: `python -m train.evaluate_main --pretrained=<preset> --data_dir=<dir>`."]
+    lines += samples()
     for path in sorted((ROOT / "tests" / "bench" / "results").glob("*.json")):
         bench = json.loads(path.read_text())
         lines += ["", f"{bench['summary']} (`{bench['command']}`)"]
-    return "\n".join([*lines, *samples()])
+    return "\n".join(lines)
 
 
 def samples() -> list[str]:
@@ -55,8 +56,8 @@ def samples() -> list[str]:
             shown = text.read_text(encoding="utf-8").splitlines()[:_LINES]
             lines += ["", f"`{name}` writes:", "", "```", *shown, "```"]
         if score.exists():
-            roll = score.with_suffix(".png").relative_to(ROOT)
-            heard = score.relative_to(ROOT)
+            roll = score.with_suffix(".png").relative_to(pretrained.DIRECTORY.parent.parent)
+            heard = score.relative_to(pretrained.DIRECTORY.parent.parent)
             lines += ["", f"`{name}` composes ([MIDI]({heard})):", "", f"![Its piano roll]({roll})"]
     return lines
 

@@ -6,7 +6,7 @@ class alone.
 """
 
 import abc
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -16,6 +16,16 @@ import tensorflow as tf
 Signature = Any
 # A sheet of images float32 `[rows, columns, H, W, C]` in `[0, 1]`, text, or notes int32 `[T, voices]` (MIDI).
 Preview = np.ndarray | str
+
+
+class Exportable(Protocol):
+    """What the exporter asks of a model: every `Model` has it, and what cannot be trained (`zoo.gatys`)."""
+
+    def signatures(self) -> dict[str, Signature]:
+        """See `Model.signatures`."""
+
+    def example_requests(self) -> dict[str, dict[str, np.ndarray]]:
+        """See `Model.example_requests`."""
 
 
 class Model(keras.Model, abc.ABC):

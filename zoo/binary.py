@@ -38,14 +38,26 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def run(
-    main: Callable[[list[str]], None], parser: Callable[[list[str]], list[str]] = parse_flags
+    main: Callable[[list[str]], None],
+    parser: Callable[[list[str]], list[str]] = parse_flags,
+    positional: tuple[str, ...] = (),
 ) -> None:
-    """Runs an absl `main`; a mistake a person can mend is one line and exit status 2."""
+    """Runs an absl `main`; a mistake a person can mend is one line and exit status 2.
+
+    Args:
+        main: gets the program's name and its positional arguments.
+        positional: what these are called; each one is required, and no other is taken.
+    """
 
     def checked(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
-        if len(argv) > 1:
-            raise UserError(f"unexpected argument {argv[1]!r}; flags are written --name=value")
+        given = argv[1:]
+        if len(given) > len(positional):
+            raise UserError(
+                f"unexpected argument {given[len(positional)]!r}; flags are written --name=value"
+            )
+        if len(given) < len(positional):
+            raise UserError(f"<{positional[len(given)]}> is missing; --help shows how to call this")
         main(argv)
 
     try:

@@ -158,14 +158,17 @@ CELLS = {
 }
 
 
-def unroll(cell: Cell, x: tf.Tensor, kernel: tf.Tensor, state: State) -> tuple[tf.Tensor, State]:
-    """Runs a cell along time, with the gradient written out.
+def unroll(
+    cell: Cell, x: tf.Tensor, kernel: tf.Tensor, state: State, learning: bool = False
+) -> tuple[tf.Tensor, State]:
+    """Runs a cell along time.
 
     Args:
         cell: which.
         x: the inputs in gate space, `[T, B, gates * units]`.
         kernel: U, `[units, gates * units]`.
         state: before the first step.
+        learning: with the gradient written out; a SavedModel must do without.
 
     Returns:
         h of every step `[T, B, units]`, and the state after the last.
@@ -181,35 +184,42 @@ def unroll(cell: Cell, x: tf.Tensor, kernel: tf.Tensor, state: State) -> tuple[t
         invariants = (tf.TensorShape([]), shapes, [tf.TensorShape(None)] * len(made))
         return tf.while_loop(condition, body, (first, list(state), made), invariants)[1:]
 
-    @tf.custom_gradient
-    def run(x: tf.Tensor, kernel: tf.Tensor, *state: tf.Tensor):
+    def forward(x: tf.Tensor, kernel: tf.Tensor, state: State, arrays: int):
+        """The last state, and of each step the first so many of its new state and what it kept."""
         steps = tf.shape(x)[0]
 
         # A slice `x[t]` is a view; a TensorArray filled from x would copy it.
-        def forward(t, state, arrays):
+        def body(t, state, written):
             new, kept = form.step(x[t], tf.matmul(state[0], kernel), state)
-            arrays = [a.write(t, v) for a, v in zip(arrays, (*new, *kept), strict=True)]
-            return t + 1, list(new), arrays
+            written = [a.write(t, v) for a, v in zip(written, (*new, *kept), strict=False)]
+            return t + 1, list(new), written
 
-        widths = [units] * (form.states + form.kept)
-        last, arrays = loop(lambda t, *_: t < steps, forward, 0, state, widths)
+        return loop(lambda t, *_: t < steps, body, 0, state, [units] * arrays)
+
+    if not learning:
+        last, (output,) = forward(x, kernel, state, 1)
+        return output.stack(), tuple(last)
+
+    @tf.custom_gradient
+    def run(x: tf.Tensor, kernel: tf.Tensor, *state: tf.Tensor):
+        last, arrays = forward(x, kernel, state, form.states + form.kept)
         states, kept = [a.stack() for a in arrays[: form.states]], arrays[form.states :]
 
         def gradient(doutput: tf.Tensor, *dlast: tf.Tensor):
             transposed = tf.transpose(kernel)
             before = [tf.concat([s[None], h[:-1]], axis=0) for s, h in zip(state, states, strict=True)]
 
-            def backward(t, dstate, arrays):
+            def body(t, dstate, written):
                 dstate = (dstate[0] + doutput[t], *dstate[1:])
                 keep = tuple(a.read(t) for a in kept)
                 dgates, dx, direct = form.gradient(keep, tuple(b[t] for b in before), dstate)
                 dh = direct[0] + tf.matmul(dgates, transposed)
-                arrays = [a.write(t, v) for a, v in zip(arrays, (dgates, dx), strict=True)]
-                return t - 1, [dh, *direct[1:]], arrays
+                written = [a.write(t, v) for a, v in zip(written, (dgates, dx), strict=True)]
+                return t - 1, [dh, *direct[1:]], written
 
             widths = [form.gates * units, units]
-            dstate, arrays = loop(lambda t, *_: t >= 0, backward, steps - 1, dlast, widths)
-            dgates, dx = (a.stack() for a in arrays)
+            dstate, written = loop(lambda t, *_: t >= 0, body, tf.shape(x)[0] - 1, dlast, widths)
+            dgates, dx = (a.stack() for a in written)
             flat = tf.reshape(dgates, [-1, form.gates * units])
             dkernel = tf.matmul(tf.reshape(before[0], [-1, units]), flat, transpose_a=True)
             return tf.concat([dgates[..., :-units], dx], axis=2), dkernel, *dstate
@@ -260,11 +270,16 @@ class Network(keras.Model):
         return [(zeros,) * CELLS[self.config.cell].states] * self.config.layers
 
     def read(
-        self, ids: tf.Tensor, states: list[State], masks: list[tf.Tensor] | None = None
+        self,
+        ids: tf.Tensor,
+        states: list[State],
+        masks: list[tf.Tensor] | None = None,
+        learning: bool = False,
     ) -> tuple[tf.Tensor, list[State]]:
         """Symbols int `[B, T]` → logits of the next ones `[T, B, K]`, and the states after the last.
 
-        `masks` are those of dropout: for the embedding `[B, embedding]`, for each layer `[B, units]`.
+        `masks` are those of dropout: for the embedding `[B, embedding]`, for each layer `[B, units]`;
+        `learning` as in `unroll`.
         """
         x = tf.gather(self.embedding, tf.transpose(ids))  # [T, B, embedding]
         last = []
@@ -274,7 +289,7 @@ class Network(keras.Model):
             kernel, recurrent, bias = self.layer(i)
             flat = tf.nn.bias_add(tf.matmul(tf.reshape(x, [-1, x.shape[2]]), kernel), bias)
             gates = tf.reshape(flat, [*tf.unstack(tf.shape(x)[:2]), flat.shape[1]])
-            x, after = unroll(self.config.cell, gates, recurrent, state)
+            x, after = unroll(self.config.cell, gates, recurrent, state, learning)
             last.append(after)
         if masks is not None:
             x *= masks[-1]
@@ -387,7 +402,7 @@ class Model(base.Model):
         context = tf.distribute.get_replica_context()
         replicas = context.num_replicas_in_sync
         with tf.GradientTape() as tape:
-            logits, _ = self.network.read(ids, self.network.start(rows), self._masks(rows))
+            logits, _ = self.network.read(ids, self.network.start(rows), self._masks(rows), learning=True)
             loss = tf.reduce_mean(cross_entropy(tf.transpose(following), logits))
             scaled = loss / replicas
         variables = self.network.trainable_variables
@@ -452,7 +467,7 @@ class Model(base.Model):
         found = tf.searchsorted(known, codes.flat_values)
         found = tf.minimum(found, len(self.config.alphabet) - 1)
         strange = tf.boolean_mask(codes.flat_values, tf.gather(known, found) != codes.flat_values)
-        message = "the text has symbols that are not in the model's alphabet; their code points: "
+        message = "the text has symbols outside the alphabet of the model; their code points: "
         with tf.control_dependencies([tf.debugging.Assert(tf.size(strange) == 0, [message, strange])]):
             ids = codes.with_flat_values(tf.identity(found))
         return ids.to_tensor(), tf.cast(ids.row_lengths(), tf.int32)

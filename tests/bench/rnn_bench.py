@@ -90,7 +90,10 @@ def tensorflow_side(weights: pathlib.Path) -> Speeds:
                 request = {
                     "prompt": tf.fill([batch], ""),
                     "seed": tf.range(batch, dtype=tf.int64),
-                    "length": tf.fill([batch], WRITTEN),
+                    "length": tf.constant([WRITTEN]),
+                    "temperature": tf.constant([1.0]),
+                    "top_k": tf.constant([0]),
+                    "top_p": tf.constant([1.0]),
                 }
                 speeds[f"write, batch {batch}"] = per_cpu_second(batch * WRITTEN, generate, **request)
         model.compile(optimizers.AdamW(1e-3))

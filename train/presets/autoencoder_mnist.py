@@ -20,7 +20,7 @@ def get_config() -> Config:
             schedule=Schedule.COSINE,
             warmup_steps=200,
         ),
-        steps=12_000,
+        steps=10_000,
         eval_every=1000,
         preview_every=3000,
     )

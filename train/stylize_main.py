@@ -1,0 +1,157 @@
+"""Paints a photo in a style: `python -m train.stylize_main photo.jpg --style=painting.jpg`.
+
+Several styles mix (`--style=a.jpg,b.jpg --style_weights=2,1`) or share the picture
+(`--mask=left.png,right.png`, white where each style goes). It needs VGG19's
+weights, in Keras' cache or by `--vgg19_weights=<path>`.
+"""
+
+import os
+import pathlib
+import sys
+
+from absl import flags
+
+from zoo import binary
+from zoo.errors import UserError
+
+with binary.needs("train"):
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from zoo import gatys, minimizers, pictures, vgg19
+    from zoo.files import atomic_write
+
+_DEFAULTS = gatys.Config()
+_STYLE = flags.DEFINE_list(
+    "style", None, "Paintings to take the style from, separated by commas.", required=True
+)
+_STYLE_WEIGHTS = flags.DEFINE_list("style_weights", None, "How much of each style; default: equal parts.")
+_MASK = flags.DEFINE_list(
+    "mask", None, "For each style a picture of the photo's shape, white where it goes; default: everywhere."
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "PNG or JPEG file; default: <photo>_<style>.png in the current folder."
+)
+_SIZE = flags.DEFINE_integer(
+    "size", 512, "Longest side in pixels; a smaller photo is not enlarged. 0: the photo's own.", lower_bound=0
+)
+_STEPS = flags.DEFINE_integer(
+    "steps", _DEFAULTS.steps, "Evaluations of the loss at each scale.", lower_bound=1
+)
+_SCALES = flags.DEFINE_integer(
+    "scales", 1, "Coarse to fine: so many sizes, each twice the one before.", lower_bound=1, upper_bound=8
+)
+_CONTENT_WEIGHT = flags.DEFINE_float(
+    "content_weight", _DEFAULTS.content_weight, "More keeps more of the photo."
+)
+_STYLE_WEIGHT = flags.DEFINE_float("style_weight", _DEFAULTS.style_weight, "More paints more.")
+_TV_WEIGHT = flags.DEFINE_float("tv_weight", _DEFAULTS.tv_weight, "Total variation: more is smoother.")
+_MINIMIZER = flags.DEFINE_enum_class(
+    "minimizer", _DEFAULTS.minimizer, minimizers.Minimizer, "How to minimise."
+)
+_START = flags.DEFINE_enum_class("start", _DEFAULTS.start, gatys.Start, "The picture to start from.")
+_SEED = flags.DEFINE_integer("seed", _DEFAULTS.seed, "Of --start=noise.", lower_bound=0)
+_COLOR = flags.DEFINE_enum_class(
+    "color", _DEFAULTS.color, gatys.Color, "Of the style, or of the photo: by its luminance or histogram."
+)
+_POOLING = flags.DEFINE_enum_class("pooling", _DEFAULTS.pooling, vgg19.Pooling, "Between VGG19's blocks.")
+_DTYPE = flags.DEFINE_enum("dtype", _DEFAULTS.dtype, ["float32", "bfloat16"], "Of VGG19.")
+_TILE = flags.DEFINE_integer(
+    "tile", _DEFAULTS.tile, "Larger pictures are evaluated in tiles; less needs less memory.", lower_bound=16
+)
+_PREVIEW_DIR = flags.DEFINE_string("preview_dir", None, "Folder for pictures on the way.")
+_PREVIEW_EVERY = flags.DEFINE_integer("preview_every", 10, "Evaluations between two previews.", lower_bound=1)
+_WEIGHTS = flags.DEFINE_string(
+    "vgg19_weights", vgg19.IMAGENET, "A .h5 file of VGG19's; default: Keras' cache; random: for tests."
+)
+
+
+def main(argv: list[str]) -> None:
+    photo = pathlib.Path(argv[1])
+    styles = [pathlib.Path(style) for style in _STYLE.value]
+    output = pathlib.Path(_OUTPUT.value or f"{photo.stem}_{'_'.join(s.stem for s in styles)}.png")
+    if output.suffix.lower() not in pictures.SUFFIXES:
+        raise UserError(f"--output={output}: a file ending {', '.join(pictures.SUFFIXES)} is expected")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(output.parent, os.W_OK):
+        raise UserError(f"--output={output}: {output.parent} cannot be written")
+    config = gatys.Config(
+        content_weight=_CONTENT_WEIGHT.value,
+        style_weight=_STYLE_WEIGHT.value,
+        tv_weight=_TV_WEIGHT.value,
+        pooling=_POOLING.value,
+        dtype=_DTYPE.value,
+        minimizer=_MINIMIZER.value,
+        steps=_STEPS.value,
+        scales=_SCALES.value,
+        start=_START.value,
+        seed=_SEED.value,
+        color=_COLOR.value,
+        tile=_TILE.value,
+    )
+    content = pictures.load(photo, gatys.SMALLEST)
+    own = max(content.shape[:2])
+    longest = min(_SIZE.value or own, own)
+    content = pictures.fit(content, longest)
+    # Strokes are copied pixel by pixel: a painting as large as the photo gives them their size in it.
+    paintings = [pictures.fit(pictures.load(style, gatys.SMALLEST), longest) for style in styles]
+    steps = gatys.paint(
+        content,
+        paintings,
+        config,
+        style_weights=None if _STYLE_WEIGHTS.value is None else _numbers(_STYLE_WEIGHTS.value),
+        masks=None if _MASK.value is None else [_mask(path, content.shape[:2]) for path in _MASK.value],
+        vgg=gatys.network(config, _WEIGHTS.value),
+    )
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("painting"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task("painting", total=config.steps * config.scales, loss="")
+        for progress in steps:
+            bar.update(task, completed=progress.evaluation, loss=f"{progress.loss:.4g}")
+            if _PREVIEW_DIR.value is not None and progress.evaluation % _PREVIEW_EVERY.value == 0:
+                path = pathlib.Path(_PREVIEW_DIR.value, f"step_{progress.evaluation:05d}.png")
+                atomic_write(path, pictures.encode(progress.image, ".png"))
+    height, width = progress.image.shape[:2]
+    atomic_write(output, pictures.encode(progress.image, output.suffix))
+    print(
+        f"wrote {output}: {width}x{height}, loss {progress.loss:.4g} after {progress.evaluations} evaluations"
+    )
+
+
+def _numbers(words: list[str]) -> list[float]:
+    try:
+        return [float(word) for word in words]
+    except ValueError as error:
+        given = ",".join(words)
+        raise UserError(f"--style_weights={given}: numbers separated by commas are expected") from error
+
+
+def _mask(path: str, shape: tuple[int, int]):
+    """A picture file as a region: its lightness, in the size of the photo, whose shape it must have."""
+    mask = pictures.load(pathlib.Path(path))
+    height, width = mask.shape[:2]
+    if abs(height / width * shape[1] / shape[0] - 1) > 0.02:
+        photo = f"{shape[1]}x{shape[0]}"
+        raise UserError(f"mask {path} is {width}x{height}; the shape of the photo, {photo}, is expected")
+    return pictures.stretch(gatys.luminance(mask), *shape)
+
+
+def run() -> None:
+    """The console script."""
+    try:
+        binary.run(main, positional=("photo",))
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written but previews", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    run()
