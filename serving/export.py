@@ -89,7 +89,11 @@ def _write(model: base.Exportable, directory: pathlib.Path, name: str, card: dic
     module.v = list(used.values())
     first = next(iter(signatures))
     tf.saved_model.save(
-        module, str(directory), signatures={"serving_default": signatures[first], **signatures}
+        module,
+        str(directory),
+        signatures={"serving_default": signatures[first], **signatures},
+        # A gradient that is written out may hold what cannot be saved, and no server asks for one.
+        options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
     )
 
     extra = directory / "assets.extra"
