@@ -203,8 +203,9 @@ def test_a_checkout_exports_from_any_folder_and_a_full_disk_is_one_line(exported
             **options,
         )
 
-    # Files may not grow past a few blocks: what a full disk does to a write.
-    full = run(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000)))
+    # Files may not grow past a few blocks: what a full disk does to a write. More than the copy of its own
+    # source that autograph writes while a signature is traced.
+    full = run(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)))
     assert full.returncode == 2
     assert _complaints(full.stderr) == 1 and "Traceback" not in full.stderr
     assert f"cannot write the export to {base / 'run'} (" in full.stderr
