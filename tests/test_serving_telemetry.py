@@ -610,10 +610,20 @@ def test_a_full_disk_loses_nothing_that_was_written(
 def test_what_finds_no_place_in_the_queue_is_counted(
     tmp_path: Path, count: Callable, counts: collections.Counter
 ) -> None:
-    logger = request_log.RequestLogger(logging_config(tmp_path / "log"), count)
+    writing, go_on = threading.Event(), threading.Event()
+
+    def held(model: str, code: str) -> None:
+        count(model, code)
+        if code == "OK":  # in the thread that writes
+            writing.set()
+            go_on.wait(60)
+
+    logger = request_log.RequestLogger(logging_config(tmp_path / "log"), held)
     logger.log("Predict", "m", 1, "", b"", bytes(2**20))
-    # More than may wait at all: two that share the room would race with the thread that writes them.
-    logger.log("Predict", "m", 2, "", b"", bytes(65 * 2**20))
+    assert writing.wait(60)
+    logger.log("Predict", "m", 2, "", b"", bytes(64 * 2**20))
+    assert counts == {"OK": 1, "RESOURCE_EXHAUSTED": 1}
+    go_on.set()
     logger.close()
     logger.log("Predict", "m", 3, "", b"", b"")
     assert counts == {"OK": 1, "RESOURCE_EXHAUSTED": 2}

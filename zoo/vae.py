@@ -37,7 +37,7 @@ class Config:
     latent_dim: int = 32
     channels: int = 32  # feature maps at half the image's resolution; doubled at each halving ...
     max_channels: int = 64  # ... up to this
-    blocks: int = 1  # residual blocks at each resolution
+    blocks: int = 1  # residual blocks at each resolution of at most 8 pixels a side: finer ones cost most time
     beta: float = 1.0  # weight of the KL divergence; above 1: fewer, more independent factors
     free_bits: float = 0.0  # nats of KL that each latent dimension has for nothing (lambda in the paper)
     importance_samples: int = 1  # of the bound that is optimised; 1: the ELBO
@@ -67,6 +67,8 @@ class Config:
 
 
 # Networks ---------------------------------------------------------------------------------------
+
+_LARGEST_BLOCK = 8  # pixels a side, of what residual blocks look at
 
 
 def _widths(config: Config) -> list[int]:
@@ -100,11 +102,12 @@ def _relu(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
 
 
 def _blocks(x: keras.KerasTensor, count: int, name: str) -> keras.KerasTensor:
-    """Pre-activation residual blocks; they start as the identity, so that they need no normalization."""
-    width = x.shape[-1]
-    for i in range(count):
-        y = _conv(_relu(x, f"{name}_{i}_relu1"), width, f"{name}_{i}_conv1")
-        y = _conv(_relu(y, f"{name}_{i}_relu2"), width, f"{name}_{i}_conv2", zeros=True)
+    """Pre-activation residual blocks, if x is small enough; they start as the identity, so that they need no
+    normalization."""
+    _, height, width, channels = x.shape
+    for i in range(count if max(height, width) <= _LARGEST_BLOCK else 0):
+        y = _conv(_relu(x, f"{name}_{i}_relu1"), channels, f"{name}_{i}_conv1")
+        y = _conv(_relu(y, f"{name}_{i}_relu2"), channels, f"{name}_{i}_conv2", zeros=True)
         x = keras.layers.Add(name=f"{name}_{i}_add")([x, y])
     return x
 

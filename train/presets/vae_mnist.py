@@ -11,10 +11,10 @@ def get_config() -> Config:
     return Config(
         name="vae_mnist",
         family="vae",
-        model=vae.Config(latent_dim=32, channels=32, max_channels=64),
-        data=Data(name="mnist", batch_size=64),
-        optimizer=Optimizer(learning_rate=1e-3, schedule=Schedule.COSINE, warmup_steps=100),
-        steps=15_000,
+        model=vae.Config(latent_dim=32, channels=16, max_channels=128, blocks=2),
+        data=Data(name="mnist", batch_size=128),
+        optimizer=Optimizer(learning_rate=2e-3, schedule=Schedule.COSINE, warmup_steps=200),
+        steps=10_000,
         eval_every=1000,
         preview_every=3000,
     )

@@ -13,10 +13,10 @@ def get_config() -> Config:
         name="vae_paintings",
         family="vae",
         model=vae.Config(
-            likelihood=vae.Likelihood.LOGISTIC, latent_dim=64, channels=32, max_channels=96
+            likelihood=vae.Likelihood.LOGISTIC, latent_dim=64, channels=16, max_channels=128, blocks=2
         ),
         data=Data(name="paintings", image_size=64, batch_size=32, augment=Augment(flip=True)),
-        optimizer=Optimizer(learning_rate=1e-3, schedule=Schedule.COSINE, warmup_steps=200),
+        optimizer=Optimizer(learning_rate=2e-3, schedule=Schedule.COSINE, warmup_steps=200),
         steps=6000,
         steps_per_execution=25,
         eval_every=1000,
