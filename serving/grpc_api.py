@@ -28,7 +28,7 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from serving import examples, inference, status, tensors, workers
+from serving import examples, inference, messages, status, tensors, workers
 from serving.repository import Repository
 from serving.request_log import RequestLoggers
 from serving.telemetry import Call, Telemetry
@@ -137,7 +137,8 @@ def add_services(
             )
             for name, (method, request) in methods.items()
         }
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+        # Registered: gRPC then need not look for each call's method.
+        server.add_registered_method_handlers(service, handlers)
     names = [*services, reflection.SERVICE_NAME]
     if options.enable_profiler:
         _add_profiler(server, calls)
@@ -210,7 +211,7 @@ def _handler(
             request = request_class.FromString(raw)
             if not context.is_active():  # given up while it waited for its turn: nobody will read the answer
                 raise tf.errors.CancelledError(None, None, "Cancelled")
-            with workers.asked_by(context.is_active):
+            with workers.AskedBy(context.is_active):
                 made, asked = method(request, context)
             answer = made if isinstance(made, bytes) else made.SerializeToString()
         except message.DecodeError:
@@ -309,11 +310,10 @@ class _Api:
             ran = time.perf_counter() - began
         answer = [_answered_spec(spec.name, version, signature)]
         for name, array in outputs.items():
-            # An entry of the map `outputs` = 1: key = 1, value = 2. Written by hand, as the stock message
-            # would parse and print each value once more: megabytes of them for a picture.
-            key = tensors.length_delimited(1, name.encode())
-            value = tensors.length_delimited(2, self._tensor_wire(array))
-            answer.append(tensors.length_delimited(1, key + value))
+            # An entry of the map `outputs` = 1. Written by hand, as the stock message would parse and print
+            # each value once more: megabytes of them for a picture.
+            tensor = self._tensor_wire(array)
+            answer += (messages.entry(1, name, len(tensor)), tensor)
         return b"".join(answer), _Asked(spec.name, version, signature, ran)
 
     def classify(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -29,6 +30,21 @@ _SHARE_FILLED = 32
 _STRING_BYTES = 32  # of each besides its text: numpy's pointer, and 24 in TensorFlow
 
 _METHOD_NAMES = tuple(f"tensorflow/serving/{method}" for method in ("predict", "classify", "regress"))
+
+
+class _Signature:
+    """What each request asks of a SignatureDef, whose own maps make objects anew at each look."""
+
+    def __init__(self, definition: meta_graph_pb2.SignatureDef) -> None:
+        self.method_name = definition.method_name
+        # By name: of the tensor in the graph.
+        self.inputs = {alias: info.name for alias, info in sorted(definition.inputs.items())}
+        self.outputs = {alias: info.name for alias, info in sorted(definition.outputs.items())}
+        self.defaults = dict(definition.defaults)
+
+
+# Of each loaded model, for as long as it is loaded.
+_signatures: weakref.WeakKeyDictionary[Runner, dict[str, _Signature]] = weakref.WeakKeyDictionary()
 
 
 def predict(
@@ -54,9 +70,13 @@ def predict(
       status.Error: upstream's refusals and the ops' own.
     """
     signature_name = signature_name or DEFAULT_SIGNATURE
-    if signature_name not in model.signature_defs:
+    known = _signatures.get(model)
+    if known is None:
+        known = {name: _Signature(definition) for name, definition in model.signature_defs.items()}
+        _signatures[model] = known
+    signature = known.get(signature_name)
+    if signature is None:
         raise status.failed_precondition(f'Serving signature key "{signature_name}" not found.')
-    signature = model.signature_defs[signature_name]
     if check_method_name and signature.method_name not in _METHOD_NAMES:
         raise status.internal(
             f"Expected prediction signature method_name to be one of {_set(_METHOD_NAMES)}. "
@@ -64,15 +84,15 @@ def predict(
         )
     feeds = _feeds(signature, inputs)
     names = _output_names(signature, output_filter)
-    arrays = model.run(feeds, [signature.outputs[name].name for name in names], timeout)
+    arrays = model.run(feeds, [signature.outputs[name] for name in names], timeout)
     return signature_name, dict(zip(names, arrays, strict=True))
 
 
 def _feeds(
-    signature: meta_graph_pb2.SignatureDef, inputs: Mapping[str, tensor_pb2.TensorProto | np.ndarray]
+    signature: _Signature, inputs: Mapping[str, tensor_pb2.TensorProto | np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Graph tensor name -> array, for every input of the signature."""
-    sent, known, defaults = set(inputs), set(signature.inputs), set(signature.defaults)
+    sent, known, defaults = set(inputs), signature.inputs.keys(), signature.defaults
     if len(sent) > len(known) or (len(sent) < len(known) and not defaults):
         raise status.invalid_argument(
             f"input size does not match signature: {len(sent)}!={len(known)} "
@@ -80,20 +100,23 @@ def _feeds(
             f"Missing but required: {_set(known - sent)}."
         )
     feeds = {}
-    for alias, info in sorted(signature.inputs.items()):
+    for alias, tensor in signature.inputs.items():
         if alias not in sent and alias not in defaults:
             raise status.invalid_argument(
-                f"Signature input alias: {alias}(feed name: {info.name}) not found in request and "
+                f"Signature input alias: {alias}(feed name: {tensor}) not found in request and "
                 f"no default value provided. Inputs expected to be in the request {_set(sent)}, or "
                 f"default input alias set: {','.join(sorted(defaults))}"
             )
-        value = inputs[alias] if alias in sent else signature.defaults[alias]
+        value = inputs[alias] if alias in sent else defaults[alias]
         if isinstance(value, np.ndarray):
-            feeds[info.name] = value
+            feeds[tensor] = value
             continue
         try:
-            _refuse_large_fill(alias, value)
-            feeds[info.name] = tensors.from_proto(value)
+            array = tensors.from_content(value)
+            if array is None:
+                _refuse_large_fill(alias, value)
+                array = tensors.from_proto(value)
+            feeds[tensor] = array
         except (ValueError, TypeError) as error:  # TypeError: TensorFlow knows no such dtype
             _log.debug("input %s: %s", alias, error)  # upstream's text does not hold the reason
             raise status.invalid_argument(f"tensor parsing error: {alias}") from None
@@ -132,7 +155,7 @@ def _refuse_large_fill(alias: str, value: tensor_pb2.TensorProto) -> None:
         )
 
 
-def _output_names(signature: meta_graph_pb2.SignatureDef, output_filter: Sequence[str]) -> list[str]:
+def _output_names(signature: _Signature, output_filter: Sequence[str]) -> list[str]:
     seen: list[str] = []
     for alias in output_filter:
         if alias not in signature.outputs:
@@ -143,7 +166,7 @@ def _output_names(signature: meta_graph_pb2.SignatureDef, output_filter: Sequenc
         if alias in seen:
             raise status.invalid_argument(f"duplicate output tensor alias: {alias}")
         seen.append(alias)
-    return seen or sorted(signature.outputs)
+    return seen or list(signature.outputs)
 
 
 def _set(names: Iterable[str]) -> str:

@@ -58,7 +58,7 @@ def predict_request(spec: bytes, inputs: Mapping[str, np.ndarray], outputs: Iter
     pieces: list[bytes | memoryview] = [wire.prefix(1, len(spec)), spec]
     for name, array in inputs.items():
         tensor = tensors.content_pieces(array)
-        pieces.append(_entry(name, sum(map(len, tensor))))
+        pieces.append(entry(2, name, sum(map(len, tensor))))
         pieces += tensor
     for name in outputs:
         pieces.append(wire.length_delimited(3, name.encode()))
@@ -66,10 +66,14 @@ def predict_request(spec: bytes, inputs: Mapping[str, np.ndarray], outputs: Iter
 
 
 @functools.lru_cache(1024)
-def _entry(name: str, size: int) -> bytes:
-    """What precedes a tensor of `size` bytes in an entry of the map `inputs` = 2: its key = 1, value = 2."""
+def entry(field: int, name: str, size: int) -> bytes:
+    """What precedes a tensor of `size` bytes in an entry of a map: its key = 1, value = 2.
+
+    Args:
+      field: the map's; 2 for a request's inputs, 1 for an answer's outputs.
+    """
     key = wire.length_delimited(1, name.encode()) + wire.prefix(2, size)
-    return wire.prefix(2, len(key) + size) + key
+    return wire.prefix(field, len(key) + size) + key
 
 
 def predict_answer(answer: bytes) -> tuple[Spec, dict[str, np.ndarray]]:

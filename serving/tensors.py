@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "content_pieces",
+    "from_content",
     "from_proto",
     "from_wire",
     "length_delimited",
@@ -324,27 +325,27 @@ def content_pieces(array: np.ndarray) -> list[bytes | memoryview]:
     """
     row = _BY_DTYPE.get(array.dtype) or _type_of(array.dtype)
     if row.kind == "string":
-        pieces: list[bytes | memoryview] = [_header(row.enum, array.shape, 0)]
+        pieces: list[bytes | memoryview] = [_header(row.enum, array.shape, _STRINGS, 0)]
         for text in array.ravel().tolist():
             pieces += (wire.prefix(_STRINGS, len(text)), text)
         return pieces
     size = array.nbytes
-    header = _header(row.enum, array.shape, size)
+    header = _header(row.enum, array.shape, _CONTENT, size)
     if size < 4096 or not array.flags.c_contiguous:
         return [header, array.tobytes()]
     return [header, array.reshape(-1).view(np.uint8).data]
 
 
 @functools.lru_cache(1024)
-def _header(enum: int, shape: tuple[int, ...], content: int) -> bytes:
-    """The fields dtype and tensor_shape, and what precedes so many bytes of tensor_content, if any.
+def _header(enum: int, shape: tuple[int, ...], field: int, size: int) -> bytes:
+    """The fields dtype and tensor_shape, and what precedes so many bytes of the values' field, if any.
 
     protobuf writes no zeros: a size of 0 is an empty Dim.
     """
     dims = (b"\x08" + wire.varint(size) if size else b"" for size in shape)
     sizes = b"".join(length_delimited(2, dim) for dim in dims)
     fields = b"\x08" + wire.varint(enum) + length_delimited(_SHAPE, sizes)
-    return fields + wire.prefix(_CONTENT, content) if content else fields
+    return fields + wire.prefix(field, size) if size else fields
 
 
 def to_content_wire(array: np.ndarray) -> bytes:
@@ -365,14 +366,16 @@ def to_values_wire(array: np.ndarray) -> bytes:
     Raises:
       ValueError: a dtype that TensorFlow has no type for.
     """
-    array = to_array(array)
-    row = _BY_DTYPE.get(array.dtype) or _type_of(array.dtype)
-    header = _header(row.enum, array.shape, 0)
-    if not array.size:
-        return header
+    row = _BY_DTYPE.get(array.dtype) if type(array) is np.ndarray else None
+    if row is None or row.kind == "string":
+        array = to_array(array)
+        row = _BY_DTYPE.get(array.dtype) or _type_of(array.dtype)
     # A bool is its own varint.
     if row.field in _RAW_FIELDS or row.kind == "bool":
-        return header + length_delimited(_PACKED[row.field], array.tobytes())
+        return _header(row.enum, array.shape, _PACKED[row.field], array.nbytes) + array.tobytes()
+    header = _header(row.enum, array.shape, _STRINGS, 0)
+    if not array.size:
+        return header
     from serving import wire_pb2
 
     proto = wire_pb2.TensorProto()
@@ -390,6 +393,23 @@ def to_values_wire(array: np.ndarray) -> bytes:
 def from_proto(proto: Any) -> np.ndarray:
     """The array a TensorProto (ours or TensorFlow's) stands for; see `from_wire`."""
     return from_wire(proto.SerializeToString())
+
+
+def from_content(proto: Any) -> np.ndarray | None:
+    """What `from_proto` returns for a TensorProto whose numbers are all in `tensor_content`, sooner.
+
+    None: it is another, or wrong.
+    """
+    content, row = proto.tensor_content, _BY_ENUM.get(proto.dtype)
+    if not content or row is None or row.kind == "string":
+        return None
+    try:
+        shape = _shape(proto.tensor_shape.SerializeToString())
+    except ValueError:
+        return None
+    if len(content) != math.prod(shape) * row.dtype.itemsize:
+        return None
+    return np.frombuffer(content, row.dtype).reshape(shape)
 
 
 def from_wire(message: bytes, start: int = 0, stop: int | None = None) -> np.ndarray:

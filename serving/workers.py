@@ -37,13 +37,18 @@ def blocked() -> Iterator[None]:
         workers._come_back()
 
 
-@contextlib.contextmanager
-def asked_by(is_waiting: Callable[[], bool]) -> Iterator[None]:
+class AskedBy:
     """Around a request: `is_waiting` tells whether its client still waits for the answer."""
-    _here.is_waiting = is_waiting
-    try:
-        yield
-    finally:
+
+    __slots__ = ("_is_waiting",)
+
+    def __init__(self, is_waiting: Callable[[], bool]) -> None:
+        self._is_waiting = is_waiting
+
+    def __enter__(self) -> None:
+        _here.is_waiting = self._is_waiting
+
+    def __exit__(self, *error: object) -> None:
         _here.is_waiting = None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import pytest
+from google.protobuf.message import DecodeError
 
 from serving import tensors, wire_pb2
 
@@ -174,6 +175,40 @@ def test_values_fill_the_shape_as_in_tensorflow(proto, expected):
 def test_malformed_tensors_are_refused(proto, reason):
     with pytest.raises(ValueError, match=reason):
         tensors.from_proto(proto)
+
+
+def test_the_short_way_for_tensor_content_gives_the_same_or_nothing():
+    dice = np.random.default_rng(0)
+    wires = [tensors.to_content_wire(np.array(values, _dtype(name))) for name, values in NUMBERS.items()]
+    wires += [tensors.to_content_wire(np.zeros(shape, np.float32)) for shape in ((), (1,), (2, 3), (0, 4))]
+    wires += [tensors.to_values_wire(np.ones([2, 2], np.float32)), tensors.to_content_wire(np.array([b"a"]))]
+    wires.append(wires[0] + b"\x12\x02\x18\x01")  # unknown rank, after a shape
+    taken = refused = 0
+    for number in range(10_000):
+        damaged = bytearray(wires[number % len(wires)])
+        if number >= len(wires):
+            for _ in range(dice.integers(1, 4)):
+                damaged[dice.integers(len(damaged))] = dice.integers(256)
+        try:
+            proto = wire_pb2.TensorProto.FromString(bytes(damaged))
+        except DecodeError:
+            continue
+        short = tensors.from_content(proto)
+        try:
+            array = tensors.from_proto(proto)
+        except ValueError:
+            refused += 1
+            assert short is None
+            continue
+        if short is None:
+            assert not proto.tensor_content or proto.dtype == wire_pb2.DT_STRING
+        else:
+            taken += 1
+            assert _same(short, array)
+            assert not short.flags.writeable
+            assert not short.flags.owndata
+    assert taken > 1000
+    assert refused > 500
 
 
 def test_decoding_shares_memory_with_the_message_where_it_can():
