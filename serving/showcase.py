@@ -13,13 +13,13 @@ from sklearn.datasets import load_digits
 from serving import client as client_lib
 from serving import music, png
 
-AUTOENCODER, CHORALES = "autoencoder_mnist", "rnn_chorales"
-POETS = {"rnn_shakespeare": "JULIET:\n"}  # preset -> prompt
-PRESETS = (AUTOENCODER, *POETS, CHORALES)
+AUTOENCODER, VAE, CHORALES = "autoencoder_mnist", "vae_mnist", "rnn_chorales"
+# preset -> prompt, temperature, lines; the quatrains begin with the moon
+POETS = {"rnn_shakespeare": ("JULIET:\n", 0.7, 10), "rnn_tang": ("明月", 0.7, 1)}
+PRESETS = (AUTOENCODER, VAE, *POETS, CHORALES)
 
 _SHOWN, _SCALE = 10, 3
 _NOISE = 0.25  # standard deviation
-_LINES = 10  # of verse
 # Beethoven's "Ode to Joy" (1824) in quarter notes, G major, as MIDI numbers.
 ODE = [
     *(71, 71, 72, 74, 74, 72, 71, 69, 67, 67, 69, 71, 71, 69, 69, 69),
@@ -56,18 +56,35 @@ def reconstructions(client: client_lib.Client, out: pathlib.Path) -> pathlib.Pat
     return _sheet(out / "reconstructions.png", rows)
 
 
+def latent_walk(client: client_lib.Client, out: pathlib.Path) -> pathlib.Path:
+    """From one digit to the next through the VAE's latent space; each walk begins and ends with the mean of a
+    digit's posterior. Below them, digits that nobody wrote."""
+    mean = client.predict(VAE, {"image": digits()}, signature="encode")["mean"]
+    fraction = np.linspace(0.0, 1.0, _SHOWN, dtype=np.float32)
+    rows = {}
+    for start in range(0, _SHOWN, 2):
+        ends = {"z_from": mean[start], "z_to": mean[start + 1]}
+        request = {name: np.tile(z, (_SHOWN, 1)) for name, z in ends.items()} | {"fraction": fraction}
+        title = f"from a {start} to a {start + 1}"
+        rows[title] = client.predict(VAE, request, signature="interpolate")["image"]
+    seed = np.arange(_SHOWN, dtype=np.int64)
+    rows["drawn by seed"] = client.predict(VAE, {"seed": seed}, signature="sample")["image"]
+    return _sheet(out / "latent_walk.png", rows)
+
+
 def poem(client: client_lib.Client, preset: str, out: pathlib.Path) -> pathlib.Path:
     """A few lines of verse."""
-    request: dict[str, Any] = {"prompt": [POETS[preset]], "seed": [7], "length": [400], "temperature": [0.7]}
+    prompt, temperature, lines = POETS[preset]
+    request: dict[str, Any] = {"prompt": [prompt], "seed": [7], "length": [400], "temperature": [temperature]}
     text = client.predict(preset, request, signature="generate")["text"][0].decode()
     path = out / f"{preset}.txt"
-    path.write_text("\n".join(text.splitlines()[:_LINES]) + "\n", encoding="utf-8")
+    path.write_text("\n".join(text.splitlines()[:lines]) + "\n", encoding="utf-8")
     return path
 
 
 def chorale(client: client_lib.Client, out: pathlib.Path) -> pathlib.Path:
     """The Ode to Joy in four voices: as a score for other programs, a sound and a picture."""
-    request: dict[str, Any] = {"soprano": [ODE], "seed": [1], "temperature": [0.5]}
+    request: dict[str, Any] = {"soprano": [ODE], "seed": [19], "temperature": [0.7]}
     notes = client.predict(CHORALES, request, signature="harmonize")["notes"][0]
     (out / "ode_to_joy.mid").write_bytes(music.midi(notes))
     (out / "ode_to_joy.wav").write_bytes(music.wav(notes))
@@ -80,6 +97,7 @@ def write_all(client: client_lib.Client, out: pathlib.Path) -> list[pathlib.Path
     """Asks every preset of `PRESETS`; returns what there is to look at."""
     return [
         reconstructions(client, out),
+        latent_walk(client, out),
         *(poem(client, preset, out) for preset in POETS),
         chorale(client, out),
     ]

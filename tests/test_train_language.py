@@ -49,6 +49,18 @@ def test_the_probabilities_of_an_ngram_model_sum_to_one():
     assert p == pytest.approx(1.0)
 
 
+def test_the_best_ngram_is_the_one_before_longer_ones_stop_helping():
+    random = np.random.default_rng(1)
+    # Each symbol follows from the two before it, most of the time: a trigram knows all there is to know.
+    text = [0, 1]
+    for chance in random.random(5000):
+        text.append((text[-1] + 2 * text[-2] + 1) % 4 if chance < 0.8 else int(random.integers(4)))
+    train, test = np.split(np.array(text, np.int32), [4000])
+    order, nats = language.best_ngram(train, test, 4)
+    assert order == 3
+    assert nats == language.ngram_nats(train, test, 4, 3)
+
+
 @pytest.mark.parametrize(
     "poem, form",
     [

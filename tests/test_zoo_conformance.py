@@ -49,6 +49,10 @@ SIGNATURES = {
         "generate": ({"prompt", "seed", "length", "temperature", "top_k", "top_p"}, {"text"}),
         "score": ({"text"}, {"nll", "count"}),
     },
+    "stylizer": {
+        "stylize": ({"image", "style_weights", "strength"}, {"image"}),
+        "stylize_bytes": ({"image_bytes", "style", "strength", "preserve_color"}, {"image_bytes"}),
+    },
 }
 
 

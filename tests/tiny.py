@@ -1,6 +1,10 @@
 """Every family at a size that steps in milliseconds; the conformance tests run over these tables."""
 
+import atexit
 import functools
+import pathlib
+import shutil
+import tempfile
 
 import numpy as np
 
@@ -8,8 +12,20 @@ from train import config as config_lib
 from train import data
 from train.data.chorales import MusicData
 from train.data.dataset import DataSet
+from train.data.images import ImageData, Images
 from train.data.text import TextData
-from zoo import autoencoder, chorales, cnn, gan, rnn, vae
+from zoo import autoencoder, chorales, cnn, gan, pictures, rnn, stylizer, vae, vgg19
+
+
+def _paintings() -> str:
+    """A folder of two pictures, for as long as this process lives."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="atelier-tiny-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for name, colour in (("reds", [0.9, 0.2, 0.1]), ("blues", [0.1, 0.2, 0.9])):
+        stripes = (np.arange(16) % 4 < 2)[:, None, None] * np.array(colour) * np.ones((16, 16, 3))
+        (folder / f"{name}.png").write_bytes(pictures.encode(stripes, ".png"))
+    return str(folder)
+
 
 CONFIGS = {
     "autoencoder": autoencoder.Config(
@@ -19,7 +35,17 @@ CONFIGS = {
     "cnn": cnn.Config(image_shape=(8, 8, 1), stem=4, widths=(8, 8)),
     "gan": gan.Config(image_shape=(8, 8, 1), latent_dim=6, channels=8),
     "rnn": rnn.Config(alphabet="\n abcdehnortu", units=8, embedding=4, dropout=0.2),
-    "vae": vae.Config(image_shape=(8, 8, 1), latent_dim=6, channels=8),
+    "stylizer": stylizer.Config(
+        image_shape=(16, 16, 3),
+        styles=("reds", "blues"),
+        style_dir=_paintings(),
+        style_size=16,
+        vgg19_weights=vgg19.RANDOM,
+        stem=4,
+        channels=4,
+        blocks=1,
+    ),
+    "vae": vae.Config(image_shape=(8, 8, 1), latent_dim=6, channels=8, hidden=16),
 }
 # A field that cannot be, for each family.
 BROKEN = {
@@ -28,6 +54,7 @@ BROKEN = {
     "cnn": {"image_shape": (8, 8, 2)},
     "gan": {"image_shape": (8, 8, 2)},
     "rnn": {"units": 0},
+    "stylizer": {"image_shape": (16, 16, 1)},
     "vae": {"latent_dim": 0},
 }
 
@@ -35,6 +62,20 @@ BROKEN = {
 @functools.cache
 def digits() -> DataSet:
     return data.load("digits")
+
+
+@functools.cache
+def photos() -> DataSet:
+    """64 pictures in colour, of two kinds: smooth ones and rough ones."""
+    random = np.random.default_rng(0)
+    smooth = (
+        random.random((64, 1, 1, 3)) * np.linspace(0, 1, 16)[:, None, None] * np.ones((16, 16, 1))
+    )
+    kind = np.arange(64) % 2
+    rough = random.random((64, 16, 16, 3)) * kind[:, None, None, None]
+    pixels = np.round(255 * (0.5 * smooth + 0.5 * rough)).astype(np.uint8)
+    train, test = (Images(pixels[part], kind[part].astype(np.int32)) for part in (slice(48), slice(48, 64)))
+    return ImageData("photos", ("smooth", "rough"), train, test, "ours", "tests/tiny.py")
 
 
 @functools.cache
@@ -60,6 +101,7 @@ DATA = {
     "cnn": digits,
     "gan": digits,
     "rnn": verse,
+    "stylizer": photos,
     "vae": digits,
 }
 

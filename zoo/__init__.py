@@ -19,6 +19,7 @@ FAMILIES = {
     "cnn": "zoo.cnn",
     "gan": "zoo.gan",
     "rnn": "zoo.rnn",
+    "stylizer": "zoo.stylizer",
     "vae": "zoo.vae",
 }
 

@@ -37,7 +37,8 @@ class Config:
     latent_dim: int = 32
     channels: int = 32  # feature maps at half the image's resolution; doubled at each halving ...
     max_channels: int = 64  # ... up to this
-    blocks: int = 1  # residual blocks at each resolution of at most 8 pixels a side: finer ones cost most time
+    blocks: int = 1  # residual blocks at each resolution of at most 8 pixels a side: finer ones cost most
+    hidden: int = 512  # units of a dense layer between the feature maps and the code, in both networks
     beta: float = 1.0  # weight of the KL divergence; above 1: fewer, more independent factors
     free_bits: float = 0.0  # nats of KL that each latent dimension has for nothing (lambda in the paper)
     importance_samples: int = 1  # of the bound that is optimised; 1: the ELBO
@@ -53,7 +54,7 @@ class Config:
             )
         if not self.class_names:
             raise ValueError("class_names is empty: at least one name is expected")
-        for name in ("latent_dim", "channels", "max_channels", "blocks", "importance_samples"):
+        for name in ("latent_dim", "channels", "max_channels", "blocks", "hidden", "importance_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: at least 1 is expected")
         for name in ("beta", "free_bits"):
@@ -121,6 +122,7 @@ def encoder(config: Config) -> keras.Model:
         x = _blocks(x, config.blocks, f"down{i}")
     x = keras.layers.Flatten(name="flatten")(_relu(x, "last_relu"))
     x, inputs = _with_label(config, x, image)
+    x = keras.layers.Dense(config.hidden, activation="relu", kernel_initializer="he_normal", name="hidden")(x)
     mean = keras.layers.Dense(config.latent_dim, name="mean")(x)
     log_variance = keras.layers.Dense(config.latent_dim, kernel_initializer="zeros", name="log_variance")(x)
     return keras.Model(inputs, [mean, log_variance], name="encoder")
@@ -137,6 +139,7 @@ def decoder(config: Config) -> keras.Model:
     smallest = (height // scale, width // scale, widths[-1])
     z = keras.Input((config.latent_dim,), name="z")
     x, inputs = _with_label(config, z, z)
+    x = keras.layers.Dense(config.hidden, activation="relu", kernel_initializer="he_normal", name="hidden")(x)
     x = keras.layers.Dense(int(np.prod(smallest)), name="project")(x)
     x = keras.layers.Reshape(smallest, name="reshape")(x)
     outputs = channels * (2 if config.likelihood == Likelihood.LOGISTIC else 1)

@@ -11,8 +11,6 @@ from train.data.text import TextData
 from train.metrics import verbatim
 from zoo import base
 
-# An n-gram model of so many symbols; where there are thousands, longer ones hardly ever repeat.
-ORDER, ORDER_OF_MANY, MANY = 6, 5, 1000
 SAMPLES = 100  # texts of ...
 SYMBOLS = 400  # ... so many symbols
 QUATRAINS = 500
@@ -58,6 +56,14 @@ def ngram_nats(train: NDArray[np.int32], test: NDArray[np.int32], symbols: int, 
     return float(-np.log(p).mean())
 
 
+def best_ngram(train: NDArray[np.int32], test: NDArray[np.int32], symbols: int) -> tuple[int, float]:
+    """The order after which longer contexts help `ngram_nats` no more, and its nats per symbol."""
+    order, nats = 1, ngram_nats(train, test, symbols, 1)
+    while (longer := ngram_nats(train, test, symbols, order + 1)) < nats:
+        order, nats = order + 1, longer
+    return order, nats
+
+
 def is_quatrain(poem: str) -> bool:
     """Four lines of five or of seven symbols: `一二三四五，一二三四五。一二三四五，一二三四五。`"""
     return _QUATRAIN.fullmatch(poem) is not None
@@ -68,12 +74,12 @@ def report(model: base.Model, data: TextData) -> dict[str, Any]:
     signatures = model.signatures()
     scored = signatures["score"](text=tf.constant([data.test]))
     symbols = len(data.alphabet)
-    order = ORDER if symbols < MANY else ORDER_OF_MANY
     train, test = data.ids(data.train), data.ids(data.test)
+    order, ngram = best_ngram(train, test, symbols)
     generated = _written(signatures, SAMPLES, SYMBOLS)
     metrics = {
         "nats_per_symbol": float(scored["nll"][0]) / int(scored["count"][0]),
-        "ngram_nats_per_symbol": ngram_nats(train, test, symbols, order),
+        "ngram_nats_per_symbol": ngram,
     }
     copied = verbatim.originality(data.ids("".join(generated)), test, train)
     metrics |= {key: float(copied[key]) for key in ("longest_copied", "longest_copied_of_held_out")}

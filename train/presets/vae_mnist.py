@@ -11,7 +11,7 @@ def get_config() -> Config:
     return Config(
         name="vae_mnist",
         family="vae",
-        model=vae.Config(latent_dim=32, channels=16, max_channels=128, blocks=2),
+        model=vae.Config(latent_dim=32, channels=16, max_channels=32, blocks=2, hidden=512),
         data=Data(name="mnist", batch_size=128),
         optimizer=Optimizer(learning_rate=2e-3, schedule=Schedule.COSINE, warmup_steps=200),
         steps=10_000,

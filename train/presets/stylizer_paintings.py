@@ -1,0 +1,41 @@
+"""Stylizer of eleven paintings, learnt on 3,306 pictures of six painting styles, 128x128.
+
+python -m train.main --config=stylizer_paintings --workdir=runs/stylizer_paintings --data_dir=<dir with
+paintings/> --config.model.style_dir=<folder of the paintings> --config.model.vgg19_weights=<.h5 file>
+
+Your own paintings and photos: --config.model.styles='("name",)' --config.data.name=folder:<photos>
+"""
+
+from train.config import Config, Data, Optimizer, Schedule
+from train.data.pipeline import Augment
+from zoo import stylizer
+
+STYLES = (
+    "hokusai_great_wave_1831",
+    "kandinsky_composition_vii_1913",
+    "leger_contrast_of_forms_1913",
+    "matisse_woman_with_a_hat_1905",
+    "mondrian_composition_vii_1913",
+    "monet_water_lilies_1919",
+    "munch_the_scream_1893",
+    "picabia_udnie_1913",
+    "sakai_hoitsu_flowering_cherry_1820s",
+    "turner_shipwreck_of_the_minotaur_1810",
+    "van_gogh_starry_night_1889",
+)
+
+
+def get_config() -> Config:
+    return Config(
+        name="stylizer_paintings",
+        family="stylizer",
+        model=stylizer.Config(styles=STYLES),
+        data=Data(name="paintings", image_size=128, batch_size=4, augment=Augment(flip=True)),
+        optimizer=Optimizer(learning_rate=1e-3, schedule=Schedule.COSINE, warmup_steps=100),
+        steps=8000,
+        steps_per_execution=10,
+        log_every=50,
+        eval_every=2000,
+        preview_every=500,
+        checkpoint_every=250,
+    )

@@ -1,0 +1,470 @@
+"""A feed-forward network that paints: one pass, many styles.
+
+Johnson, Alahi & Fei-Fei 2016, "Perceptual Losses for Real-Time Style Transfer and Super-Resolution"
+(arXiv:1603.08155), trained on the loss of `zoo.gatys`; one network for all styles by conditional instance
+normalization (Dumoulin, Shlens & Kudlur 2017, "A Learned Representation for Artistic Style",
+arXiv:1610.07629). What is painted is added to the photo, and everything between is normalized: with scales
+and shifts of 0 nothing is added, so a strength between 0 and 1 is a factor of theirs.
+"""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from zoo import base, gatys, images, pictures, rng, vgg19
+from zoo.errors import UserError
+
+SMALLEST = 16  # pixels a side
+MOST_PIXELS = 2**24  # of a picture painted in one piece: about 2 GB; `paint` cuts larger ones
+_REFERENCE = 256 * 256  # pixels that content_weight is for: the content loss is a sum over the picture
+_STEP = 4  # pixels of the photo for one place of the residual blocks
+
+
+@dataclasses.dataclass
+class Config:
+    """What a stylizer is made of, and what it learns from beside the photos."""
+
+    image_shape: tuple[int, int, int] = (128, 128, 3)  # of the photos in training; served, any size does
+    styles: tuple[str, ...] = ("style",)  # names of pictures in style_dir, without .jpg or .png
+    style_dir: str = ""  # for training alone
+    style_size: int = 256  # longest side of the paintings in pixels: the size of strokes
+    vgg19_weights: str = vgg19.IMAGENET  # for training alone; as `vgg19.features` takes it
+    stem: int = 32  # feature maps at half the photo's resolution
+    channels: int = 96  # at a quarter
+    blocks: int = 5  # residual blocks, there
+    content_weight: float = 1e-3  # of `gatys.Config`, for a photo of 256x256
+    tv_weight: float = 0.0  # there, too
+
+    def validate(self) -> None:
+        """Raises `ValueError` that names the field, its value and what is expected."""
+        height, width, channels = self.image_shape
+        if channels != 3 or height % _STEP or width % _STEP or min(height, width) < SMALLEST:
+            raise ValueError(
+                f"image_shape={self.image_shape}: colour, and sides of at least {SMALLEST} that are multiples"
+                f" of {_STEP} are expected; set data.image_size"
+            )
+        if not self.styles or len(set(self.styles)) < len(self.styles) or not all(self.styles):
+            raise ValueError(f"styles={self.styles}: at least one name, each once, is expected")
+        for name in ("style_size", "stem", "channels", "blocks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: at least 1 is expected")
+        if self.style_size < gatys.SMALLEST:
+            raise ValueError(f"style_size={self.style_size}: at least {gatys.SMALLEST} is expected")
+        for name in ("content_weight", "tv_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)}: 0 or more is expected")
+
+
+# Network ----------------------------------------------------------------------------------------
+
+_EPSILON = 1e-3  # of the variance: what is flat stays flat
+
+
+class Network(keras.Model):
+    """Photo `[B, H, W, 3]` in `[0, 1]`, H and W multiples of 4, and mix `[B, N]` → what to add to it.
+
+    Convolutions have no bias and mirror the picture at its edges; each but the last is followed by an
+    instance normalization, whose scale and shift are those of the styles, mixed. `norms` is how many there
+    are; but for them a pixel depends on those up to `margin` pixels from it.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__(name="network")
+        styles, stem, channels = len(config.styles), config.stem, config.channels
+        self._blocks = config.blocks
+        names = [
+            "half",
+            "quarter",
+            *(f"block{i}_conv{c}" for i in range(config.blocks) for c in (1, 2)),
+            "up",
+        ]
+        self._names = (*names, "image")
+        # kernel side, channels in and out
+        sizes = [(7, 3, stem), (3, stem, channels), *2 * config.blocks * [(3, channels, channels)]]
+        sizes += [(3, channels, 4 * stem), (5, stem, 12)]
+        for name, (side, before, after) in zip(self._names, sizes, strict=True):
+            # The first pictures are the photos.
+            initializer = "zeros" if name == "image" else "he_normal"
+            self._add(name, (side, side, before, after), initializer)
+            if name != "image":
+                width = stem if name == "up" else after
+                self._add(f"{name}_scale", (styles, width), "ones")
+                self._add(f"{name}_shift", (styles, width), "zeros")
+        self.norms = len(names)
+        # How far a pixel can see, rounded up to whole steps: the convolutions at full, half, a quarter ...
+        reach = 3 + 1 * 2 + 2 * config.blocks * 4 + 4 + 2 * 2
+        self.margin = -(-reach // _STEP) * _STEP
+        self.built = True
+
+    def _add(self, name: str, shape: tuple[int, ...], initializer: str) -> None:
+        # As an attribute of its own: what only a list holds is in no checkpoint.
+        setattr(self, name, self.add_weight(name=name, shape=shape, initializer=initializer))
+
+    def call(
+        self,
+        photo: tf.Tensor,
+        mix: tf.Tensor,
+        moments: Sequence[tuple[tf.Tensor, tf.Tensor]] = (),
+        before: int | None = None,
+    ) -> tf.Tensor:
+        """What to add to the photo, `[B, H, W, 3]`.
+
+        Args:
+            mix: of each style so much; sums to the strength.
+            moments: mean and variance, `[B, 1, 1, C]` each, of the first normalizations, where the photo is a
+                part of one that they were taken of.
+            before: the number of a normalization, whose input is wanted instead.
+        """
+        count = 0
+
+        def conv(x, stride=1):
+            kernel = getattr(self, self._names[count])
+            reach = kernel.shape[0] // 2
+            x = tf.pad(x, [[0, 0], [reach, reach], [reach, reach], [0, 0]], "REFLECT")
+            return tf.nn.conv2d(x, kernel, stride, "VALID")
+
+        def normalized(x):
+            nonlocal count
+            mean, variance = (
+                moments[count] if count < len(moments) else tf.nn.moments(x, [1, 2], keepdims=True)
+            )
+            tables = (getattr(self, f"{self._names[count]}_{kind}") for kind in ("scale", "shift"))
+            scale, shift = (tf.matmul(mix, table)[:, None, None] for table in tables)
+            factor = scale * tf.math.rsqrt(variance + _EPSILON)
+            count += 1
+            return x * factor + (shift - mean * factor)
+
+        x = 2.0 * photo - 1.0
+        for stride in (2, 2):
+            x = conv(x, stride)
+            if count == before:
+                return x
+            x = tf.nn.relu(normalized(x))
+        for _ in range(self._blocks):
+            y = conv(x)
+            if count == before:
+                return y
+            y = conv(tf.nn.relu(normalized(y)))
+            if count == before:
+                return y
+            x += normalized(y)
+        x = tf.nn.depth_to_space(conv(x), 2)
+        if count == before:
+            return x
+        return tf.nn.depth_to_space(conv(tf.nn.relu(normalized(x))), 2)
+
+
+# Training ---------------------------------------------------------------------------------------
+
+
+class Targets:
+    """The Gram matrices of the paintings, and VGG19 to compare them with."""
+
+    def __init__(self, config: Config):
+        self.config = gatys.Config(content_weight=config.content_weight, tv_weight=config.tv_weight)
+        self.vgg = gatys.network(self.config, config.vgg19_weights)
+        paintings = [
+            pictures.fit(pictures.load(_find(config, name), gatys.SMALLEST), config.style_size)
+            for name in config.styles
+        ]
+        found = [self.vgg(tf.constant(painting[None])) for painting in paintings]
+        self.grams = {
+            layer: tf.concat([gatys.gram(f[layer]) for f in found], axis=0)
+            for layer in self.config.style_layers
+        }
+        # The style loss of a picture without any features: paintings differ in it a hundredfold.
+        nothing = {layer: tf.zeros_like(grams) for layer, grams in self.grams.items()}
+        self.scale = self._style(nothing, tf.range(len(config.styles)))
+
+    def _style(self, painted: dict[str, tf.Tensor], style: tf.Tensor) -> tf.Tensor:
+        return tf.add_n(
+            [
+                weight * gatys.style_loss(painted[layer], tf.gather(self.grams[layer], style))
+                for layer, weight in self.config.style_layers.items()
+            ]
+        )
+
+    def losses(
+        self, photo: tf.Tensor, painted: tf.Tensor, style: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The content, style and variation parts of `gatys`' loss, `[B]` each, over the painting's scale."""
+        layer = self.config.content_layer
+        seen = self.vgg(painted)
+        content = tf.stop_gradient(self.vgg(photo)[layer])
+        pixels = tf.cast(tf.shape(photo)[1] * tf.shape(photo)[2], tf.float32)
+        of_reference = _REFERENCE / pixels
+        scale = tf.gather(self.scale, style)
+        grams = {name: gatys.gram(seen[name]) for name in self.config.style_layers}
+        return (
+            of_reference * self.config.content_weight * gatys.content_loss(seen[layer], content) / scale,
+            self._style(grams, style) / scale,
+            of_reference * self.config.tv_weight * gatys.total_variation(painted) / scale,
+        )
+
+
+def _find(config: Config, name: str) -> pathlib.Path:
+    if not config.style_dir:
+        raise UserError("config.model.style_dir is empty: the folder of the paintings is expected")
+    paths = [pathlib.Path(config.style_dir, name + suffix) for suffix in pictures.SUFFIXES]
+    for path in paths:
+        if path.is_file():
+            return path
+    raise UserError(f"config.model.styles: there is no {' or '.join(map(str, paths))}")
+
+
+_STYLE = 0  # the stream of a step's random numbers
+
+
+class Model(base.Model):
+    """A stylizer; `fit` on batches of (photo `[B, H, W, 3]` in `[0, 1]`, anything)."""
+
+    showpiece = "styles"
+
+    def __init__(self, config: Config, seed: int = 0):
+        config.validate()
+        super().__init__(config, seed)
+        keras.utils.set_random_seed(seed)
+        self.network = Network(config)
+        self.loss_mean = keras.metrics.Mean(name="loss")
+        self.content_mean = keras.metrics.Mean(name="content")
+        self.style_mean = keras.metrics.Mean(name="style")
+        self.built = True
+
+    def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
+        """Reads the paintings and VGG19's weights. Raises `UserError` where they are missing."""
+        super().compile(optimizer=optimizer, jit_compile=False)
+        optimizer.build(self.trainable_variables)
+        targets = Targets(self.config)
+        self._losses = targets.losses  # a method: Keras would track, and save, a network
+
+    @property
+    def losses_tracked(self) -> tuple[keras.metrics.Mean, ...]:
+        return (self.loss_mean, self.content_mean, self.style_mean)
+
+    @property
+    def optimizers(self) -> dict[str, keras.optimizers.Optimizer]:
+        return {} if self.optimizer is None else {"optimizer": self.optimizer}
+
+    @property
+    def networks(self) -> dict[str, keras.Model]:
+        return {"network": self.network}
+
+    def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+        photo = data[0]
+        rows = tf.shape(photo)[0]
+        draw = rng.replica_uniform(rows, 1, self.seed, _STYLE, self.noise_step)[:, 0]
+        style = tf.cast(draw * len(self.config.styles), tf.int32)
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        with tf.GradientTape() as tape:
+            loss = self._loss(photo, style)
+            scaled = loss / replicas
+        variables = self.trainable_variables
+        self.optimizer.apply(tape.gradient(scaled, variables), variables)
+        self._advance()
+        return {m.name: m.result() for m in self.losses_tracked}
+
+    def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+        photo = data[0]
+        self._loss(photo, tf.range(tf.shape(photo)[0]) % len(self.config.styles))
+        return {m.name: m.result() for m in self.losses_tracked}
+
+    def _loss(self, photo: tf.Tensor, style: tf.Tensor) -> tf.Tensor:
+        """What is minimised; also updates the running means."""
+        painted = photo + self.network(photo, tf.one_hot(style, len(self.config.styles)))
+        # What cannot be shown is shown clipped; a picture in [0, 1] is what VGG19 was trained on.
+        outside = tf.reduce_mean(tf.square(painted - tf.clip_by_value(painted, 0.0, 1.0)))
+        content, of_style, variation = self._losses(photo, painted, style)
+        loss = tf.reduce_mean(content + of_style + variation) + outside
+        rows = tf.shape(photo)[0]
+        self.loss_mean.update_state(loss, sample_weight=rows)
+        self.content_mean.update_state(content)
+        self.style_mean.update_state(of_style)
+        return loss
+
+    # Serving ------------------------------------------------------------------------------------
+
+    def painted(self, photo: tf.Tensor, mix: tf.Tensor) -> tf.Tensor:
+        """Photo `[B, H, W, 3]` in `[0, 1]`, any size, and mix `[B, N]` → the same in the style, `[0, 1]`."""
+        height, width = tf.shape(photo)[1], tf.shape(photo)[2]
+        whole = tf.pad(photo, [[0, 0], [0, -height % _STEP], [0, -width % _STEP], [0, 0]], "REFLECT")
+        added = self.network(whole, mix)[:, :height, :width]
+        return tf.clip_by_value(photo + added, 0.0, 1.0)
+
+    def paint(self, photo: np.ndarray, mix: np.ndarray, side: int = 4096) -> np.ndarray:
+        """A picture of any size in bounded memory; one of more than side² pixels in tiles, with the same
+        result.
+
+        Every normalization needs the mean and the variance of the whole picture: one pass over the tiles
+        each, so tiles take about seven times as long.
+
+        Args:
+            photo: float32 `[H, W, 3]` in `[0, 1]`, at least 16 pixels a side.
+            mix: of each style so much, `[N]`; sums to the strength, 0 to 1.
+            side: pixels, a multiple of 16.
+
+        Returns:
+            float32 `[H, W, 3]` in `[0, 1]`.
+        """
+        height, width, _ = photo.shape
+        if height * width <= side**2:
+            return self.painted(tf.constant(photo[None]), tf.constant(mix[None], tf.float32))[0].numpy()
+        whole = np.pad(photo, [(0, -height % _STEP), (0, -width % _STEP), (0, 0)], "reflect")
+        cut = gatys.tiles(whole.shape[0], whole.shape[1], side, self.network.margin)
+        amounts = tf.constant(mix[None], tf.float32)
+        network = tf.function(self.network.call, reduce_retracing=True)
+        moments: list[tuple[tf.Tensor, tf.Tensor]] = []
+        for norm in range(self.network.norms):
+            count, total, squares = 0, np.zeros(1), np.zeros(1)
+            for tile in cut:
+                features = network(tf.constant(tile.crop(whole)[None]), amounts, moments, norm)
+                step = whole[tile.rows].shape[0] // features.shape[1]
+                top, bottom, left, right = tile.core.numpy() // step
+                core = features[0, top:bottom, left:right].numpy().reshape(-1, features.shape[3])
+                count += len(core)
+                total = total + core.sum(0, dtype=np.float64)
+                squares = squares + np.square(core, dtype=np.float64).sum(0)
+            mean = total / count
+            variance = np.maximum(squares / count - mean**2, 0.0)
+            moments.append((_row(mean), _row(variance)))
+        painted = np.empty_like(whole)
+        for tile in cut:
+            crop = tile.crop(whole)
+            added = network(tf.constant(crop[None]), amounts, moments, None)[0].numpy()
+            top, bottom, left, right = tile.core.numpy()
+            core = (slice(top, bottom), slice(left, right))
+            painted[tile.rows, tile.columns][core] = np.clip(crop[core] + added[core], 0.0, 1.0)
+        return painted[:height, :width]
+
+    def preview(self, seed: int, examples: tuple[np.ndarray, ...]) -> dict[str, base.Preview]:
+        """`styles`: four held-out pictures, each above itself in every style."""
+        photo = tf.constant(examples[0][:: max(1, len(examples[0]) // 4)][:4])
+        rows = [photo.numpy()]
+        for mix in tf.eye(len(self.config.styles)):
+            rows.append(self.painted(photo, tf.tile(mix[None], [len(photo), 1])).numpy())
+        return {"styles": np.stack(rows)}
+
+    def signatures(self) -> dict[str, base.Signature]:
+        count = len(self.config.styles)
+
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([None, None, None, 3], tf.float32, "image"),
+                tf.TensorSpec([None, count], tf.float32, "style_weights"),
+                tf.TensorSpec([None], tf.float32, "strength"),
+            ]
+        )
+        def stylize(image, style_weights, strength=tf.constant([1.0])):  # noqa: B008
+            """Photos of any size in `[0, 1]`, painted; style_weights are at least 0 and are divided by their
+            sum; strength 0 leaves the photo, 1 is the style as trained."""
+            mix = _mix(style_weights, tf.broadcast_to(strength, tf.shape(image)[:1]))
+            with tf.control_dependencies(_size_checks(tf.shape(image)[1], tf.shape(image)[2])):
+                image = tf.clip_by_value(image, 0.0, 1.0)
+            return {"image": self.painted(image, mix)}
+
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([None], tf.string, "image_bytes"),
+                tf.TensorSpec([None], tf.string, "style"),
+                tf.TensorSpec([None], tf.float32, "strength"),
+                tf.TensorSpec([None], tf.bool, "preserve_color"),
+            ]
+        )
+        def stylize_bytes(
+            image_bytes,
+            style,
+            strength=tf.constant([1.0]),  # noqa: B008
+            preserve_color=tf.constant([False]),  # noqa: B008
+        ):
+            """Picture files in (JPEG, PNG, GIF, BMP, WebP), JPEG files of the same size out; a style's name
+            or several with weights, `a:2,b:1`; preserve_color keeps the photo's colours."""
+            rows = tf.shape(image_bytes)
+            mix = _mix(self._named(style), tf.broadcast_to(strength, rows))
+
+            def paint(row):
+                encoded, mix, keep = row
+                photo = images.decode_image(encoded, MOST_PIXELS)
+                shape = tf.shape(photo)
+                with tf.control_dependencies(_size_checks(shape[0], shape[1])):
+                    image = self.painted(photo[None], mix[None])[0]
+                image = tf.cond(keep, lambda: images.with_color_of(image, photo), lambda: image)
+                pixels = tf.image.convert_image_dtype(image, tf.uint8, saturate=True)
+                return tf.io.encode_jpeg(pixels, quality=95, chroma_downsampling=False)
+
+            painted = tf.map_fn(
+                paint,
+                (image_bytes, mix, tf.broadcast_to(preserve_color, rows)),
+                fn_output_signature=tf.TensorSpec([], tf.string),
+                parallel_iterations=1,
+            )
+            return {"image_bytes": painted}
+
+        return {"stylize": stylize, "stylize_bytes": stylize_bytes}
+
+    def _named(self, style: tf.Tensor) -> tf.Tensor:
+        """`["a", "b:2,a:1"]` → weights `[B, N]`. Running the graph fails for what is no name or number."""
+        entries = tf.strings.split(style, ",")  # [B, entries]
+        parts = tf.strings.split(entries.flat_values, ":", maxsplit=1).to_tensor("1", shape=[None, 2])
+        name, weight = tf.strings.strip(parts[:, 0]), parts[:, 1]
+        matches = tf.equal(name[:, None], tf.constant(self.config.styles)[None])  # [entries, N]
+        known = tf.reduce_all(tf.reduce_any(matches, axis=1))
+        message = f"unknown style; the styles are {', '.join(self.config.styles)}; given: "
+        with tf.control_dependencies([tf.debugging.Assert(known, [message, style])]):
+            weights = tf.cast(matches, tf.float32) * tf.strings.to_number(weight)[:, None]
+        return tf.math.segment_sum(weights, tf.cast(entries.value_rowids(), tf.int32))
+
+    def example_requests(self) -> dict[str, dict[str, np.ndarray]]:
+        random = np.random.default_rng(0)
+        count = len(self.config.styles)
+        image = random.random((3, 32, 48, 3), np.float32)
+        files = [
+            pictures.encode(picture, suffix)
+            for picture, suffix in zip(image, (".png", ".jpg", ".png"), strict=True)
+        ]
+        names = self.config.styles
+        mixed = ",".join(f"{name}:{i + 1}" for i, name in enumerate(names))
+        return {
+            "stylize": {
+                "image": image,
+                "style_weights": random.random((3, count), np.float32),
+                "strength": np.array([1.0, 0.5, 0.0], np.float32),
+            },
+            "stylize_bytes": {
+                "image_bytes": np.array(files, object),
+                "style": np.array([names[0].encode(), names[-1].encode(), mixed.encode()], object),
+                "strength": np.array([1.0, 0.5, 1.0], np.float32),
+                "preserve_color": np.array([False, False, True]),
+            },
+        }
+
+
+def _row(values: np.ndarray) -> tf.Tensor:
+    return tf.constant(values[None, None, None], tf.float32)
+
+
+def _mix(weights: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Weights `[B, N]` and strengths `[B]` in `[0, 1]` → `[B, N]`, each row summing to its strength."""
+    total = tf.reduce_sum(weights, axis=1)
+    checks = [
+        tf.debugging.assert_non_negative(weights, "style weights: numbers of at least 0 are expected"),
+        tf.debugging.assert_positive(total, "style weights: at least one above 0 is expected"),
+        tf.debugging.assert_non_negative(strength, "strength: 0 to 1 is expected"),
+        tf.debugging.assert_less_equal(strength, 1.0, "strength: 0 to 1 is expected"),
+    ]
+    with tf.control_dependencies([c for c in checks if c is not None]):
+        return weights * (strength / total)[:, None]
+
+
+def _size_checks(height: tf.Tensor, width: tf.Tensor) -> list[tf.Operation]:
+    side = f"at least {SMALLEST} pixels a side are expected"
+    checks = [
+        tf.debugging.assert_greater_equal(tf.minimum(height, width), SMALLEST, side),
+        tf.debugging.assert_less_equal(
+            height * width, MOST_PIXELS, f"at most {MOST_PIXELS} pixels are painted"
+        ),
+    ]
+    return [c for c in checks if c is not None]
