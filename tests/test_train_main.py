@@ -25,11 +25,9 @@ QUICK = [
     "--config.checkpoint_every=10",
 ]
 TINY = {
-    "autoencoder_digits": [*QUICK, "--config.model.channels=8", "--config.model.denoiser_channels=8"],
-    "gan_digits": [*QUICK, "--config.model.channels=8", "--config.model.latent_dim=8"],
     "cnn_digits": [*QUICK, "--config.model.stem=4", "--config.model.widths=(8,8)"],
+    "gan_digits": [*QUICK, "--config.model.channels=8", "--config.model.latent_dim=8"],
     "rnn_lyrics": [*QUICK, *LICENSE, "--config.model.units=8"],
-    "vae_digits": [*QUICK, "--config.model.channels=8", "--config.model.latent_dim=8"],
 }
 
 
@@ -56,7 +54,8 @@ def kill_at(step, *flags):
     process.wait()
 
 
-@pytest.mark.parametrize("preset", sorted(TINY))
+# Two optimizers and batch statistics; text. test_train_loop resumes a run of every family.
+@pytest.mark.parametrize("preset", ["gan_digits", "rnn_lyrics"])
 def test_a_killed_run_repeats_the_losses_of_an_uninterrupted_one_to_the_bit(preset, tmp_path):
     flags = [f"--config={preset}", "--strategy=one_device", *TINY[preset]]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
