@@ -24,9 +24,11 @@ BASE = [
 ]
 TENSORFLOW = ["h5py>=3.11", "keras>=3.12,<4", "tensorflow>=2.20,<2.22"]
 MUSIC = ["mido>=1.3,<2"]  # MIDI files
+VIDEO = ["av>=14,<19"]  # films: PyAV brings FFmpeg's libraries
 TRAIN = [
     *TENSORFLOW,
     *MUSIC,
+    *VIDEO,
     "importlib_resources>=6",  # tensorflow-datasets imports it and forgets to declare it
     "ml_collections>=1.1,<2",
     "Pillow>=11",

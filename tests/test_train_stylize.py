@@ -1,11 +1,18 @@
 """`python -m train.stylize_main` as people run it."""
 
+import dataclasses
+import fractions
+import json
+
 import numpy as np
 import pytest
+import tensorflow as tf
+import tiny
 from binaries import run_main
 from PIL import Image
 
-from zoo import pictures
+import zoo
+from zoo import pictures, video
 
 FAST = ("--vgg19_weights=random", "--steps=2", "--size=32")
 
@@ -72,3 +79,78 @@ def test_the_photo_must_be_named_and_be_there(files):
     assert (done.returncode, _error(done)) == (2, "<photo> is missing; --help shows how to call this")
     done = run_main("train.stylize_main", files / "absent.jpg", "--style=x.png")
     assert (done.returncode, _error(done)) == (2, f"there is no picture {files}/absent.jpg")
+
+
+# In one pass --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """The work directory of a stylizer that paints something."""
+    folder = tmp_path_factory.mktemp("stylizer")
+    model = zoo.build("stylizer", tiny.CONFIGS["stylizer"])
+    random = np.random.default_rng(1)
+    for weight in model.network.weights:
+        weight.assign(random.normal(0.0, 0.3, weight.shape))
+    config = {"name": "mine", "family": "stylizer", "model": dataclasses.asdict(model.config)}
+    (folder / "config.json").write_text(json.dumps(config))
+    step, seconds = tf.Variable(1, dtype=tf.int64), tf.Variable(0.0, dtype=tf.float64)
+    checkpoint = tf.train.Checkpoint(model=model, step=step, seconds=seconds)
+    tf.train.CheckpointManager(checkpoint, str(folder / "checkpoints"), 1).save()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    path = tmp_path_factory.mktemp("clip") / "clip.gif"
+    ramp = np.linspace(0, 1, 40, dtype=np.float32)[:, None] * np.ones((32, 40, 3), np.float32)
+    video.write(path, [np.roll(ramp, i, 1) for i in range(5)], fractions.Fraction(10))
+    return path
+
+
+def _paint(path, workdir, *arguments):
+    return run_main("train.stylize_main", path, f"--stylizer={workdir}", *arguments)
+
+
+def test_a_photo_is_painted_in_one_pass(files, workdir):
+    painted, grey = files / "painted.png", files / "grey.png"
+    done = _paint(
+        files / "photo.jpg", workdir, "--style=reds,blues", "--style_weights=3,1", f"--output={painted}"
+    )
+    assert (done.returncode, done.stdout) == (0, f"wrote {painted}: 48x64\n"), done.stderr
+    photo = pictures.load(files / "photo.jpg")
+    assert np.abs(pictures.load(painted) - photo).max() > 0.1
+    done = _paint(
+        files / "photo.jpg", workdir, "--style=reds", "--strength=0", "--size=32", f"--output={grey}"
+    )
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(pictures.load(grey), pictures.fit(photo, 32), atol=1 / 255)
+
+
+def test_a_film_is_painted_frame_by_frame(workdir, clip, tmp_path):
+    output = tmp_path / "painted.mp4"
+    done = _paint(clip, workdir, "--style=blues", f"--output={output}", "--color=luminance")
+    assert (done.returncode, done.stdout) == (0, f"wrote {output}: 5 frames\n"), done.stderr
+    film = video.read(output)
+    assert (film.rate, [frame.shape for frame in film.frames]) == (10, [(32, 40, 3)] * 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--style=greens"], "--style=greens: the styles of"),
+        (["--style=reds", "--steps=5"], "--steps is without --stylizer alone"),
+        (["--style=reds", "--output=x.png"], "--output=x.png: a file ending .mp4, .mov, .mkv, .gif"),
+        (["--style=reds", "--stylizer=gan_mnist"], "--stylizer=gan_mnist is no stylizer"),
+    ],
+)
+def test_mistakes_in_one_pass_are_one_line(workdir, clip, arguments, message):
+    done = _paint(clip, workdir, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in _error(done)
+
+
+def test_strength_is_of_one_pass_alone(files):
+    done = _run(files, *FAST, "--strength=0.5")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert _error(done) == "--strength is with --stylizer alone: leave one of them out"

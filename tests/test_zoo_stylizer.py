@@ -198,3 +198,33 @@ def test_the_loss_is_that_of_gatys():
     of_content = 1e-3 * gatys.content_loss(seen["block4_conv2"], vgg(photo)["block4_conv2"])[0]
     # As if there were as many pixels as in 256x256.
     assert float(content[0]) == pytest.approx(float(256 * of_content / nothing), rel=1e-4)
+
+
+def film(noise):
+    """A still picture with fresh noise in each of eight frames."""
+    random = np.random.default_rng(6)
+    still = 0.2 + 0.6 * random.random((32, 48, 3), np.float32)
+    return [np.clip(still + random.normal(0, noise, still.shape), 0, 1).astype(np.float32) for _ in range(8)]
+
+
+def test_frames_without_smoothing_are_pictures(model):
+    mix = np.array([0.4, 0.6], np.float32)
+    frames = film(0.02)
+    for frame, painted in zip(frames, model.paint_frames(iter(frames), mix, smoothing=0.0), strict=True):
+        np.testing.assert_allclose(painted, model.paint(frame, mix), atol=1e-5)
+
+
+def test_what_stands_still_flickers_less(model):
+    mix = np.array([0.4, 0.6], np.float32)
+    flicker = {
+        smoothing: np.abs(np.diff(list(model.paint_frames(film(0.02), mix, smoothing)), axis=0))[3:].mean()
+        for smoothing in (0.0, 0.8)
+    }
+    assert flicker[0.8] < 0.5 * flicker[0.0]
+
+
+def test_a_cut_begins_anew(model):
+    mix = np.array([1.0, 0.0], np.float32)
+    first, second = np.full((32, 48, 3), 0.1, np.float32), film(0.0)[0]
+    *_, painted = model.paint_frames([first, first, second], mix)
+    np.testing.assert_allclose(painted, model.paint(second, mix), atol=1e-5)

@@ -1,10 +1,14 @@
 """Paints a photo in a style: `python -m train.stylize_main photo.jpg --style=painting.jpg`.
 
-Several styles mix (`--style=a.jpg,b.jpg --style_weights=2,1`) or share the picture
-(`--mask=left.png,right.png`, white where each style goes). It needs VGG19's
-weights, in Keras' cache or by `--vgg19_weights=<path>`.
+By optimisation (`zoo.gatys`), which takes minutes and any painting: several styles mix
+(`--style=a.jpg,b.jpg --style_weights=2,1`) or share the picture (`--mask=left.png,right.png`, white where
+each style goes). It needs VGG19's weights, in Keras' cache or by `--vgg19_weights=<path>`.
+
+Or in one pass (`zoo.stylizer`), films and animated GIFs too:
+`python -m train.stylize_main clip.mp4 --stylizer=<preset or workdir> --style=<name> --strength=0.8`.
 """
 
+import collections
 import os
 import pathlib
 import sys
@@ -15,25 +19,43 @@ from zoo import binary
 from zoo.errors import UserError
 
 with binary.needs("train"):
+    import numpy as np
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from zoo import gatys, minimizers, pictures, vgg19
+    import zoo
+    from zoo import gatys, minimizers, pictures, stylizer, vgg19, video, workdir
     from zoo.files import atomic_write
 
 _DEFAULTS = gatys.Config()
 _STYLE = flags.DEFINE_list(
-    "style", None, "Paintings to take the style from, separated by commas.", required=True
+    "style",
+    None,
+    "Paintings to take the style from, separated by commas; names of its styles with --stylizer.",
+    required=True,
 )
 _STYLE_WEIGHTS = flags.DEFINE_list("style_weights", None, "How much of each style; default: equal parts.")
 _MASK = flags.DEFINE_list(
     "mask", None, "For each style a picture of the photo's shape, white where it goes; default: everywhere."
 )
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "PNG or JPEG file; default: <photo>_<style>.png in the current folder."
+    "output", None, "PNG or JPEG file, or a film; default: <photo>_<style>.png in the current folder."
+)
+_STYLIZER = flags.DEFINE_string(
+    "stylizer", None, "Preset or work directory of a stylizer: paints in one pass, films too."
+)
+_STRENGTH = flags.DEFINE_float(
+    "strength", 1.0, "With --stylizer: 0 leaves the photo, 1 paints.", lower_bound=0, upper_bound=1
+)
+_SMOOTHING = flags.DEFINE_float(
+    "smoothing", 0.8, "Of films: how much a frame keeps of those before; less than 1.", lower_bound=0
 )
 _SIZE = flags.DEFINE_integer(
-    "size", 512, "Longest side in pixels; a smaller photo is not enlarged. 0: the photo's own.", lower_bound=0
+    "size",
+    None,
+    "Longest side in pixels; a smaller photo is not enlarged; 0: the photo's own. Default: 512, and the"
+    " photo's own with --stylizer.",
+    lower_bound=0,
 )
 _STEPS = flags.DEFINE_integer(
     "steps", _DEFAULTS.steps, "Evaluations of the loss at each scale.", lower_bound=1
@@ -66,15 +88,116 @@ _WEIGHTS = flags.DEFINE_string(
 )
 
 
+# What optimisation alone looks at.
+_OPTIMISATION = (
+    *("mask", "steps", "scales", "content_weight", "style_weight", "tv_weight", "minimizer", "start"),
+    *("seed", "pooling", "dtype", "tile", "preview_dir", "preview_every", "vgg19_weights"),
+)
+_ONE_PASS = ("strength", "smoothing")
+
+
 def main(argv: list[str]) -> None:
     photo = pathlib.Path(argv[1])
-    styles = [pathlib.Path(style) for style in _STYLE.value]
-    output = pathlib.Path(_OUTPUT.value or f"{photo.stem}_{'_'.join(s.stem for s in styles)}.png")
-    if output.suffix.lower() not in pictures.SUFFIXES:
-        raise UserError(f"--output={output}: a file ending {', '.join(pictures.SUFFIXES)} is expected")
+    is_film = photo.suffix.lower() in video.SUFFIXES and _STYLIZER.value is not None
+    default = f"{photo.stem}_{'_'.join(pathlib.Path(s).stem for s in _STYLE.value)}"
+    output = pathlib.Path(_OUTPUT.value or default + (_film_suffix(photo) if is_film else ".png"))
+    known = video.WRITTEN if is_film else tuple(pictures.SUFFIXES)
+    if output.suffix.lower() not in known:
+        raise UserError(f"--output={output}: a file ending {', '.join(known)} is expected")
     output.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(output.parent, os.W_OK):
         raise UserError(f"--output={output}: {output.parent} cannot be written")
+    ignored = _OPTIMISATION if _STYLIZER.value is not None else _ONE_PASS
+    if given := [name for name in ignored if flags.FLAGS[name].present]:
+        mode = "without" if _STYLIZER.value is not None else "with"
+        raise UserError(f"--{given[0]} is {mode} --stylizer alone: leave one of them out")
+    if _STYLIZER.value is None:
+        _optimise(photo, output)
+    elif is_film:
+        _paint_film(photo, output, *_stylizer(_STYLIZER.value))
+    else:
+        _paint_photo(photo, output, *_stylizer(_STYLIZER.value))
+
+
+def _film_suffix(film: pathlib.Path) -> str:
+    return film.suffix if film.suffix.lower() in video.WRITTEN else ".mp4"
+
+
+# One pass ---------------------------------------------------------------------------------------
+
+
+def _stylizer(name: str) -> tuple[stylizer.Model, np.ndarray]:
+    """The model, and of each of its styles how much."""
+    if _COLOR.value == gatys.Color.HISTOGRAM:
+        raise UserError("--color=histogram is without --stylizer alone: style or luminance is expected")
+    model = workdir.load(pathlib.Path(name)).model if os.path.isdir(name) else zoo.from_pretrained(name)
+    if not isinstance(model, stylizer.Model):
+        raise UserError(f"--stylizer={name} is no stylizer, but a {type(model).__module__}")
+    known = model.config.styles
+    if unknown := [style for style in _STYLE.value if style not in known]:
+        raise UserError(f"--style={unknown[0]}: the styles of {name} are {', '.join(known)}")
+    weights = [1.0] * len(_STYLE.value) if _STYLE_WEIGHTS.value is None else _numbers(_STYLE_WEIGHTS.value)
+    if len(weights) != len(_STYLE.value) or not all(0 <= w < np.inf for w in weights) or not any(weights):
+        raise UserError(
+            f"--style_weights: {len(_STYLE.value)} numbers of at least 0, not all 0, are expected"
+        )
+    mix = np.zeros(len(known), np.float32)
+    for style, weight in zip(_STYLE.value, weights, strict=True):
+        mix[known.index(style)] += weight / sum(weights)
+    return model, mix * np.float32(_STRENGTH.value)
+
+
+def _fitted(image: np.ndarray) -> np.ndarray:
+    own = max(image.shape[:2])
+    return pictures.fit(image, min(_SIZE.value or own, own))
+
+
+def _in_colour(painted: np.ndarray, photo: np.ndarray) -> np.ndarray:
+    if _COLOR.value == gatys.Color.LUMINANCE:
+        return gatys.with_luminance(photo, gatys.luminance(painted))
+    return painted
+
+
+def _paint_photo(
+    photo: pathlib.Path, output: pathlib.Path, model: stylizer.Model, mix: np.ndarray
+) -> None:
+    content = _fitted(pictures.load(photo, stylizer.SMALLEST))
+    painted = _in_colour(model.paint(content, mix), content)
+    atomic_write(output, pictures.encode(painted, output.suffix))
+    print(f"wrote {output}: {painted.shape[1]}x{painted.shape[0]}")
+
+
+def _paint_film(path: pathlib.Path, output: pathlib.Path, model: stylizer.Model, mix: np.ndarray) -> None:
+    if _SMOOTHING.value >= 1:
+        raise UserError(f"--smoothing={_SMOOTHING.value}: less than 1 is expected")
+    film = video.read(path)
+    console = Console(stderr=True)
+    shown: collections.deque[np.ndarray] = collections.deque()
+
+    def fitted():
+        for frame in film.frames:
+            shown.append(_fitted(frame))
+            yield shown[-1]
+
+    with Progress(
+        TextColumn("painting"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as bar:
+        painted = model.paint_frames(fitted(), mix, _SMOOTHING.value)
+        frames = (_in_colour(frame, shown.popleft()) for frame in painted)
+        count = video.write(output, bar.track(frames, total=film.length or None), film.rate, sound=path)
+    print(f"wrote {output}: {count} frames")
+
+
+# Optimisation -----------------------------------------------------------------------------------
+
+
+def _optimise(photo: pathlib.Path, output: pathlib.Path) -> None:
+    styles = [pathlib.Path(style) for style in _STYLE.value]
     config = gatys.Config(
         content_weight=_CONTENT_WEIGHT.value,
         style_weight=_STYLE_WEIGHT.value,
@@ -91,7 +214,7 @@ def main(argv: list[str]) -> None:
     )
     content = pictures.load(photo, gatys.SMALLEST)
     own = max(content.shape[:2])
-    longest = min(_SIZE.value or own, own)
+    longest = min((512 if _SIZE.value is None else _SIZE.value) or own, own)
     content = pictures.fit(content, longest)
     # Strokes are copied pixel by pixel: a painting as large as the photo gives them their size in it.
     paintings = [pictures.fit(pictures.load(style, gatys.SMALLEST), longest) for style in styles]

@@ -10,7 +10,7 @@ and shifts of 0 nothing is added, so a strength between 0 and 1 is a factor of t
 import dataclasses
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 import keras
 import numpy as np
@@ -64,6 +64,13 @@ class Config:
 
 _EPSILON = 1e-3  # of the variance: what is flat stays flat
 
+Moments = tuple[tf.Tensor, tf.Tensor]  # mean and variance, [B, 1, 1, C] each
+
+
+def moments_of(x: tf.Tensor) -> Moments:
+    """Of features `[B, h, w, C]`, over the places."""
+    return tf.nn.moments(x, [1, 2], keepdims=True)
+
 
 class Network(keras.Model):
     """Photo `[B, H, W, 3]` in `[0, 1]`, H and W multiples of 4, and mix `[B, N]` → what to add to it.
@@ -109,15 +116,15 @@ class Network(keras.Model):
         self,
         photo: tf.Tensor,
         mix: tf.Tensor,
-        moments: Sequence[tuple[tf.Tensor, tf.Tensor]] = (),
+        moments: Callable[[int, tf.Tensor], Moments] = lambda _, x: moments_of(x),
         before: int | None = None,
     ) -> tf.Tensor:
         """What to add to the photo, `[B, H, W, 3]`.
 
         Args:
             mix: of each style so much; sums to the strength.
-            moments: mean and variance, `[B, 1, 1, C]` each, of the first normalizations, where the photo is a
-                part of one that they were taken of.
+            moments: (number of a normalization, its input) → mean and variance, where they are to be others
+                than those of the input.
             before: the number of a normalization, whose input is wanted instead.
         """
         count = 0
@@ -130,9 +137,7 @@ class Network(keras.Model):
 
         def normalized(x):
             nonlocal count
-            mean, variance = (
-                moments[count] if count < len(moments) else tf.nn.moments(x, [1, 2], keepdims=True)
-            )
+            mean, variance = moments(count, x)
             tables = (getattr(self, f"{self._names[count]}_{kind}") for kind in ("scale", "shift"))
             scale, shift = (tf.matmul(mix, table)[:, None, None] for table in tables)
             factor = scale * tf.math.rsqrt(variance + _EPSILON)
@@ -217,6 +222,8 @@ def _find(config: Config, name: str) -> pathlib.Path:
     raise UserError(f"config.model.styles: there is no {' or '.join(map(str, paths))}")
 
 
+_NOISE = 0.05  # of a film: smaller changes of a pixel are averaged away
+_CUT = 0.15  # mean change of the pixels from one frame to the next
 _STYLE = 0  # the stream of a step's random numbers
 
 
@@ -288,11 +295,19 @@ class Model(base.Model):
 
     # Serving ------------------------------------------------------------------------------------
 
-    def painted(self, photo: tf.Tensor, mix: tf.Tensor) -> tf.Tensor:
-        """Photo `[B, H, W, 3]` in `[0, 1]`, any size, and mix `[B, N]` → the same in the style, `[0, 1]`."""
+    def painted(
+        self,
+        photo: tf.Tensor,
+        mix: tf.Tensor,
+        moments: Callable[[int, tf.Tensor], Moments] = lambda _, x: moments_of(x),
+    ) -> tf.Tensor:
+        """Photo `[B, H, W, 3]` in `[0, 1]`, any size, and mix `[B, N]` → the same in the style, `[0, 1]`.
+
+        `moments` as `Network.call` takes it.
+        """
         height, width = tf.shape(photo)[1], tf.shape(photo)[2]
         whole = tf.pad(photo, [[0, 0], [0, -height % _STEP], [0, -width % _STEP], [0, 0]], "REFLECT")
-        added = self.network(whole, mix)[:, :height, :width]
+        added = self.network(whole, mix, moments=moments)[:, :height, :width]
         return tf.clip_by_value(photo + added, 0.0, 1.0)
 
     def paint(self, photo: np.ndarray, mix: np.ndarray, side: int = 4096) -> np.ndarray:
@@ -316,12 +331,16 @@ class Model(base.Model):
         whole = np.pad(photo, [(0, -height % _STEP), (0, -width % _STEP), (0, 0)], "reflect")
         cut = gatys.tiles(whole.shape[0], whole.shape[1], side, self.network.margin)
         amounts = tf.constant(mix[None], tf.float32)
-        network = tf.function(self.network.call, reduce_retracing=True)
-        moments: list[tuple[tf.Tensor, tf.Tensor]] = []
+        moments: list[Moments] = []
+
+        def run(crop, known, before):
+            return self.network(crop, amounts, moments=lambda number, _: known[number], before=before)
+
+        network = tf.function(run, reduce_retracing=True)
         for norm in range(self.network.norms):
             count, total, squares = 0, np.zeros(1), np.zeros(1)
             for tile in cut:
-                features = network(tf.constant(tile.crop(whole)[None]), amounts, moments, norm)
+                features = network(tf.constant(tile.crop(whole)[None]), moments, norm)
                 step = whole[tile.rows].shape[0] // features.shape[1]
                 top, bottom, left, right = tile.core.numpy() // step
                 core = features[0, top:bottom, left:right].numpy().reshape(-1, features.shape[3])
@@ -334,11 +353,55 @@ class Model(base.Model):
         painted = np.empty_like(whole)
         for tile in cut:
             crop = tile.crop(whole)
-            added = network(tf.constant(crop[None]), amounts, moments, None)[0].numpy()
+            added = network(tf.constant(crop[None]), moments, None)[0].numpy()
             top, bottom, left, right = tile.core.numpy()
             core = (slice(top, bottom), slice(left, right))
             painted[tile.rows, tile.columns][core] = np.clip(crop[core] + added[core], 0.0, 1.0)
         return painted[:height, :width]
+
+    def paint_frames(
+        self, frames: Iterable[np.ndarray], mix: np.ndarray, smoothing: float = 0.8
+    ) -> Iterator[np.ndarray]:
+        """The frames of a film, painted so that what stands still does not flicker.
+
+        Two things are averaged over time, the last frame so far with the weight `smoothing`: what hardly
+        changes in the film itself, its noise, and the mean and the variance in each normalization, which
+        otherwise change all of the picture when something comes into it. Both begin anew at a cut.
+
+        Args:
+            frames: float32 `[H, W, 3]` in `[0, 1]`, all of one size, at least 16 pixels a side.
+            mix: of each style so much, `[N]`; sums to the strength, 0 to 1.
+            smoothing: 0 paints each frame for itself; below 1.
+
+        Yields:
+            float32 `[H, W, 3]` in `[0, 1]`.
+        """
+        amounts = tf.constant(mix[None], tf.float32)
+
+        def run(frame, calm, before, inertia):
+            weight = inertia * tf.exp(-tf.square(tf.reduce_mean(frame - calm, -1, keepdims=True) / _NOISE))
+            calm = frame + weight * (calm - frame)
+            after = []
+
+            def smoothed(number, x):
+                now = moments_of(x)
+                then = before[number] if before else now
+                after.append(tuple(a + inertia * (b - a) for a, b in zip(now, then, strict=True)))
+                return after[-1]
+
+            painted = self.painted(calm, amounts, smoothed)
+            return painted[0], calm, after
+
+        network = tf.function(run, reduce_retracing=True)
+        calm: tf.Tensor | None = None
+        before: list[Moments] = []
+        for frame in frames:
+            now = tf.constant(frame[None])
+            inertia = tf.constant(smoothing, tf.float32)
+            if calm is None or float(tf.reduce_mean(tf.abs(now - calm))) > _CUT:
+                calm, inertia = now, tf.constant(0.0)
+            painted, calm, before = network(now, calm, before, inertia)
+            yield painted.numpy()
 
     def preview(self, seed: int, examples: tuple[np.ndarray, ...]) -> dict[str, base.Preview]:
         """`styles`: four held-out pictures, each above itself in every style."""
