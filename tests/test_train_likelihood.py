@@ -75,6 +75,7 @@ def test_reconstruction_of_a_model_that_answers_grey():
 @pytest.mark.parametrize("changes", [{}, LOGISTIC], ids=["bernoulli", "logistic"])
 def test_the_report_has_bounds_samples_and_memorisation(changes, monkeypatch):
     monkeypatch.setattr(likelihood, "SAMPLES", 20)
+    monkeypatch.setattr(likelihood, "SAMPLES_OF_OTHERS", 20)
     monkeypatch.setattr(likelihood, "IMAGES", 10)
     monkeypatch.setattr(generative, "SAMPLES", 500)
     report = evaluate.evaluate(model(**changes), "vae", tiny.digits())
@@ -95,6 +96,7 @@ def test_the_report_has_bounds_samples_and_memorisation(changes, monkeypatch):
 
 def test_a_set_without_a_judge_is_judged_by_the_bounds_alone(monkeypatch):
     monkeypatch.setattr(likelihood, "SAMPLES", 5)
+    monkeypatch.setattr(likelihood, "SAMPLES_OF_OTHERS", 5)
     monkeypatch.setattr(likelihood, "IMAGES", 5)
     monkeypatch.setattr(generative, "SAMPLES", 500)
     mine = dataclasses.replace(tiny.digits(), name="folder:/mine")
