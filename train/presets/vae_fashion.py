@@ -13,4 +13,5 @@ def get_config() -> Config:
     config.name = "vae_fashion"
     config.data.name = "fashion_mnist"
     config.model.likelihood = vae.Likelihood.LOGISTIC
+    config.steps = 6000
     return config

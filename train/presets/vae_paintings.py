@@ -17,7 +17,7 @@ def get_config() -> Config:
         ),
         data=Data(name="paintings", image_size=64, batch_size=32, augment=Augment(flip=True)),
         optimizer=Optimizer(learning_rate=2e-3, schedule=Schedule.COSINE, warmup_steps=200),
-        steps=6000,
+        steps=5000,
         steps_per_execution=25,
         eval_every=1000,
     )
