@@ -3,6 +3,7 @@
 import io
 import math
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,7 +11,7 @@ import tiny
 from PIL import Image
 
 import zoo
-from zoo import cnn
+from zoo import cnn, pretrained, vgg19
 
 
 def test_cross_entropy_by_hand():
@@ -68,3 +69,27 @@ def test_explain_explains_the_predicted_class_by_default(model):
     predicted = tf.argmax(signatures["classify"](image=image)["probabilities"], 1)
     named = signatures["explain"](image=image, class_id=tf.cast(predicted, tf.int32))["heatmap"]
     np.testing.assert_allclose(signatures["explain"](image=image)["heatmap"], named, atol=1e-6)
+
+
+def test_on_vgg19_only_the_head_learns_and_only_it_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrained, "DIRECTORY", tmp_path)
+    config = cnn.Config(image_shape=(16, 16, 3), vgg19_weights=vgg19.RANDOM)
+    model = zoo.build("cnn", config)
+    model.compile(keras.optimizers.Adam(1e-2))
+    assert {v.path.split("/")[0] for v in model.trainable_variables} == {"scaled", "logits"}
+    image, label = tf.random.stateless_uniform([4, 16, 16, 3], [0, 1]), tf.constant([0, 1, 2, 3])
+    losses = [float(model.train_step((image, label))["loss"]) for _ in range(5)]
+    assert losses[-1] < losses[0]
+    seen = model.signatures()["explain"](image=image, class_id=tf.constant([-1]))["heatmap"]
+    assert seen.shape == (4, 16, 16)
+    pretrained.keep(model, {"name": "mine", "family": "cnn", "model": pretrained.config_to_json(config)}, {})
+    with np.load(tmp_path / "mine" / "weights.npz") as kept:
+        assert all(name.startswith("head/") for name in kept.files)
+    again = zoo.from_pretrained("mine")
+    # Random weights of VGG19 come from fixed seeds.
+    np.testing.assert_allclose(again(image), model(image), atol=0.02)
+
+
+def test_vgg19_sees_colour_alone():
+    with pytest.raises(zoo.UserError, match="VGG19 sees pictures in colour alone"):
+        zoo.build("cnn", cnn.Config(vgg19_weights=vgg19.RANDOM))

@@ -2,7 +2,7 @@
 
 He et al. 2016, "Identity Mappings in Deep Residual Networks" (arXiv:1603.05027): pre-activation blocks;
 the head is global average pooling and one dense layer, the explanation Grad-CAM (Selvaraju et al. 2017,
-arXiv:1610.02391).
+arXiv:1610.02391). Or only the head learns, on the features of VGG19.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from zoo import base, layers
+from zoo import base, layers, vgg19
 from zoo.images import decode_images
 
 
@@ -27,6 +27,8 @@ class Config:
     stem_stride: int = 1  # 2 for pictures of 64 pixels and more
     widths: tuple[int, ...] = (64, 128)  # a stage each; every stage halves height and width
     blocks: int = 1  # residual blocks in a stage
+    # Instead of the residual network: VGG19 up to block4_conv4, frozen; what `vgg19.features` takes.
+    vgg19_weights: str = ""
     label_smoothing: float = 0.0  # of the one-hot targets (Szegedy 2016, section 7)
 
     def validate(self) -> None:
@@ -35,6 +37,8 @@ class Config:
             raise ValueError(f"image_shape={self.image_shape}: (height, width, 1 or 3) is expected")
         if len(self.class_names) < 2:
             raise ValueError(f"class_names={self.class_names}: at least two names are expected")
+        if self.vgg19_weights and self.image_shape[2] != 3:
+            raise ValueError(f"image_shape={self.image_shape}: VGG19 sees pictures in colour alone")
         if not self.widths:
             raise ValueError("widths is empty: at least one stage is expected")
         for name, value in (("stem", self.stem), ("stem_stride", self.stem_stride)):
@@ -96,12 +100,24 @@ def trunk(config: Config) -> keras.Model:
     return keras.Model(image, x, name="trunk")
 
 
+_VGG19_LAYER = "block4_conv4"
+
+
+def vgg19_trunk(config: Config) -> keras.Model:
+    """The same by VGG19: `[B, H/8, W/8, 512]`."""
+    image = keras.Input(config.image_shape, name="image")
+    features = vgg19.features([_VGG19_LAYER], config.vgg19_weights)(image)[_VGG19_LAYER]
+    return keras.Model(image, features, name="trunk")
+
+
 def head(config: Config, features: tuple[int, int, int]) -> keras.Model:
     """Feature maps `[B, h, w, D]` → embedding `[B, D]`, logits `[B, K]`."""
-    x = keras.Input(features, name="features")
+    x = inputs = keras.Input(features, name="features")
+    if config.vgg19_weights:  # its features are hundreds wide
+        x = layers.batch_norm("scaled")(x)
     embedding = keras.layers.GlobalAveragePooling2D(name="embedding")(x)
     logits = keras.layers.Dense(len(config.class_names), name="logits")(embedding)
-    return keras.Model(x, [embedding, logits], name="head")
+    return keras.Model(inputs, [embedding, logits], name="head")
 
 
 # Losses -----------------------------------------------------------------------------------------
@@ -150,7 +166,7 @@ class Model(base.Model):
         config.validate()
         super().__init__(config, seed)
         keras.utils.set_random_seed(seed)
-        self.trunk = trunk(config)
+        self.trunk = vgg19_trunk(config) if config.vgg19_weights else trunk(config)
         self.head = head(config, self.trunk.output_shape[1:])
         self.loss_mean = keras.metrics.Mean(name="loss")
         self.accuracy_mean = keras.metrics.Mean(name="accuracy")
@@ -170,7 +186,8 @@ class Model(base.Model):
 
     @property
     def networks(self) -> dict[str, keras.Model]:
-        return {"trunk": self.trunk, "head": self.head}
+        # VGG19 is not ours to keep: it is read where it is.
+        return {"head": self.head} if self.config.vgg19_weights else {"trunk": self.trunk, "head": self.head}
 
     def call(self, image: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Image float `[B, H, W, C]` in `[0, 1]` → logits `[B, K]`."""

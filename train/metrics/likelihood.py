@@ -11,8 +11,8 @@ from train.data.images import ImageData, Images
 from zoo import rng, vae
 
 IMAGES = 1_000  # test images of the importance weighted bound, at most
-# Its samples for each of them: 5,000 for black and white images of MNIST's size, as published; fewer for others,
-# whose published bounds are of other sets, and whose decoders take up to ten times as long.
+# Its samples for each of them: 5,000 for black and white images of MNIST's size, as published; fewer for
+# others, whose decoders take up to ten times as long.
 SAMPLES, SAMPLES_OF_OTHERS = 5_000, 500
 _LARGE = 1_024  # pixels; more is large
 _CHUNK = 1_000  # images decoded at once
