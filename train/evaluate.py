@@ -17,6 +17,7 @@ from train.metrics import (
     language,
     likelihood,
     memorisation,
+    painting,
     reconstruction,
 )
 from train.metrics.judge import Judge
@@ -126,6 +127,7 @@ _EVALUATIONS: dict[str, Callable[[base.Model, Any], dict[str, Any]]] = {
     "cnn": _classifier,
     "gan": _gan,
     "rnn": language.report,
+    "stylizer": painting.report,
     "vae": _vae,
 }
 

@@ -1,0 +1,21 @@
+"""The figures of a stylizer."""
+
+import numpy as np
+import pytest
+import tiny
+
+import zoo
+from train import evaluate
+
+
+def test_who_paints_nothing_keeps_the_content_and_wins_no_style():
+    model = zoo.build("stylizer", tiny.CONFIGS["stylizer"])
+    report = evaluate.evaluate(model, "stylizer", tiny.photos())
+    metrics = report["metrics"]
+    assert metrics["content_loss"] == 0
+    assert metrics["gatys_loss"] == metrics["style_loss"] == metrics["gatys_loss_of_photo"] > 0
+    by_style = report["gatys_loss_by_style"]
+    assert list(by_style) == ["reds", "blues"]
+    assert np.mean(list(by_style.values())) == pytest.approx(metrics["gatys_loss"])
+    assert report["n_test"] == 16
+    assert "gatys_loss" in evaluate.table(report)
