@@ -2,7 +2,7 @@
 # PYTHON=/path/to/python chooses the interpreter (3.11 to 3.13).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench bench-train bench-rnn bench-style bench-serve bench-client soak clean
+.PHONY: help setup demo test lint bench bench-train bench-rnn bench-style bench-stylizer bench-serve bench-client soak clean
 
 export TF_CPP_MIN_LOG_LEVEL := 2
 
@@ -41,7 +41,7 @@ lint: setup ## ruff and mypy
 test: setup lint ## lint, then all tests
 	$(VENV)/python -m pytest -q -n 2
 
-bench: bench-train bench-rnn bench-style bench-serve bench-client ## all benchmarks
+bench: bench-train bench-rnn bench-style bench-stylizer bench-serve bench-client ## all benchmarks
 
 bench-train: .venv/.torch ## the GAN's training step against the same networks in PyTorch
 	$(VENV)/python tests/bench/train_bench.py
@@ -55,6 +55,9 @@ bench-rnn: .venv/.torch ## the language model's writing and training against PyT
 
 bench-style: .venv/.torch ## style transfer against PyTorch and the keras.io example (half an hour)
 	$(VENV)/python tests/bench/style_bench.py
+
+bench-stylizer: setup ## the stylizer against optimisation (an hour)
+	$(VENV)/python tests/bench/stylizer_bench.py
 
 bench-serve: setup ## the model server against the same signatures called in process
 	$(VENV)/python tests/bench/serve_bench.py
