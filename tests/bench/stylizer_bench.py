@@ -3,7 +3,8 @@
     make bench-stylizer         (or: python tests/bench/stylizer_bench.py [--stylizer=<preset or workdir>])
 
 Photos and paintings of ../shared/data at about 256x256 pixels, their aspect ratios kept; what is compared
-with is L-BFGS, in the same process, on all cores; the loss of both is that of `zoo.gatys`. Writes `tests/bench/results/stylizer.json`.
+with is L-BFGS, in the same process, on all cores; the loss of both is that of `zoo.gatys`. Writes
+`tests/bench/results/stylizer.json`.
 """
 
 import argparse
