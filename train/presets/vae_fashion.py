@@ -14,4 +14,5 @@ def get_config() -> Config:
     config.data.name = "fashion_mnist"
     config.model.likelihood = vae.Likelihood.LOGISTIC
     config.steps = 6000
+    config.preview_every = 3000
     return config

@@ -14,7 +14,7 @@ def get_config() -> Config:
         model=vae.Config(latent_dim=32, channels=16, max_channels=32, blocks=2, hidden=512),
         data=Data(name="mnist", batch_size=128),
         optimizer=Optimizer(learning_rate=2e-3, schedule=Schedule.COSINE, warmup_steps=200),
-        steps=10_000,
+        steps=20_000,
         eval_every=1000,
-        preview_every=3000,
+        preview_every=5000,
     )
