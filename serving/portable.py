@@ -118,9 +118,11 @@ def duplicate_weights(directory: pathlib.Path) -> list[str]:
     found = []
     for name, shape in sorted(reader.get_variable_to_shape_map().items()):
         value = reader.get_tensor(name)
-        # Vectors of a fresh network (all zeros or ones), and kernels that start at zero, are equal without
-        # being copies.
-        if not isinstance(value, np.ndarray) or value.ndim < 2 or value.dtype == object or not value.any():
+        # Vectors of a fresh network (all zeros or ones), and tables that start as one number everywhere, are
+        # equal without being copies.
+        if not isinstance(value, np.ndarray) or value.ndim < 2 or value.dtype == object:
+            continue
+        if not value.size or (value == value.flat[0]).all():
             continue
         key = (tuple(shape), value.tobytes())
         if key in seen:
