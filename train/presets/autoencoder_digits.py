@@ -1,6 +1,8 @@
 """Autoencoder of scikit-learn's 8x8 digits: needs no file, takes seconds.
 
 python -m train.main --config=autoencoder_digits --workdir=runs/autoencoder_digits
+
+2 cores, a minute while tests shared them: MSE 0.0056.
 """
 
 from train.config import Config, Data, Optimizer, OptimizerName, Schedule
