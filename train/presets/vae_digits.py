@@ -2,8 +2,8 @@
 
 python -m train.main --config=vae_digits --workdir=runs/vae_digits
 
-2 cores, a minute while tests shared them: -ELBO 23.8 nats an image, of which KL 4.7. Without free bits the code
-says nothing at all (27.3, KL 0): an image of 64 noisy pixels pays little for it at first.
+2 cores, a minute while tests shared them: -ELBO 23.8 nats an image, of which KL 4.7. Without free bits the
+code says nothing at all (27.3, KL 0): an image of 64 noisy pixels pays little for it at first.
 """
 
 from train.config import Config, Data, Optimizer, Schedule
