@@ -15,8 +15,8 @@ from zoo import pretrained
 from zoo.errors import UserError
 
 PRESETS = [
-    *("autoencoder_mnist", "cnn_fashion", "cnn_mnist", "cnn_paintings", "gan_fashion", "gan_mnist"),
-    *("gan_paintings", "rnn_chorales", "rnn_shakespeare", "rnn_tang"),
+    *("autoencoder_fashion", "autoencoder_mnist", "cnn_fashion", "cnn_mnist", "cnn_paintings"),
+    *("gan_fashion", "gan_mnist", "gan_paintings", "rnn_chorales", "rnn_shakespeare", "rnn_tang"),
 ]
 
 
