@@ -72,7 +72,7 @@ def photos() -> DataSet:
         random.random((64, 1, 1, 3)) * np.linspace(0, 1, 16)[:, None, None] * np.ones((16, 16, 1))
     )
     kind = np.arange(64) % 2
-    rough = random.random((64, 16, 16, 3)) * kind[:, None, None, None]
+    rough = random.random((64, 16, 16, 3)) * (0.3 + 0.7 * kind)[:, None, None, None]
     pixels = np.round(255 * (0.5 * smooth + 0.5 * rough)).astype(np.uint8)
     train, test = (Images(pixels[part], kind[part].astype(np.int32)) for part in (slice(48), slice(48, 64)))
     return ImageData("photos", ("smooth", "rough"), train, test, "ours", "tests/tiny.py")
