@@ -1,6 +1,7 @@
 """Exports keep the signature contract, in processes that have never seen the model or Keras."""
 
 import dataclasses
+import functools
 import json
 import os
 import resource
@@ -27,10 +28,14 @@ CARD = {"name": "x", "family": "x", "model": {}}
 @pytest.fixture(scope="module", params=sorted(tiny.CONFIGS))
 def exported(request, tmp_path_factory):
     """(family, model, version directory)"""
-    family = request.param
+    return _export(request.param, tmp_path_factory)
+
+
+@functools.cache
+def _export(family, tmp_path_factory):
+    """Once for each process: pytest makes a fixture anew whenever its parameter changes."""
     model = zoo.build(family, tiny.CONFIGS[family], seed=3)
-    base = tmp_path_factory.mktemp("models")
-    return family, model, export.export(model, base, family, CARD)
+    return family, model, export.export(model, tmp_path_factory.mktemp("models"), family, CARD)
 
 
 def test_an_export_carries_its_card_golden_requests_and_warm_up(exported):

@@ -11,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,6 +101,14 @@ def _write_model(path: Path, offset: float) -> None:
     tf.saved_model.save(tf.Module(), str(path), signatures=functions)
 
 
+def _has(models: Repository, name: str, version: int) -> bool:
+    try:
+        with models.use(name, version, None):
+            return True
+    except tf.errors.NotFoundError:
+        return False
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repository]:
     base = tmp_path_factory.mktemp("rest") / "m"
@@ -114,6 +123,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repository]:
     session = tf.compat.v1.ConfigProto()
     models = Repository(config, options, lambda _, path: Servable(path, ["serve"], session))
     models.start()
+    # One version that loads is enough for a start; the tests ask for the highest.
+    deadline = time.monotonic() + 60
+    while not _has(models, "m", 2):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     yield models
     models.stop()
 

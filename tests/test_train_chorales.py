@@ -205,15 +205,14 @@ SIZE = [
 ]
 
 
-def test_a_run_on_midi_files_previews_music_and_repeats_itself_from_a_checkpoint(midi_folder, tmp_path):
+def test_a_run_on_midi_files_previews_music(midi_folder, tmp_path):
     workdir = tmp_path / "w"
     flags = ["--config=rnn_chorales", f"--config.data.name=midi:{midi_folder}", f"--workdir={workdir}", *SIZE]
     done = run_main("train.main", *flags, timeout=300)
     assert done.returncode == 0, done.stderr
     logged = losses(workdir)
     assert [x["step"] for x in logged if "nll" in x] == [5, 10, 15, 20]
-    previews = {path.name: path.read_bytes() for path in (workdir / "previews").iterdir()}
-    assert set(previews) == {
+    assert {path.name for path in (workdir / "previews").iterdir()} == {
         f"step_000020_{name}.{ending}"
         for name in ("composed", "harmonized")
         for ending in ("mid", "wav", "png")
@@ -223,13 +222,6 @@ def test_a_run_on_midi_files_previews_music_and_repeats_itself_from_a_checkpoint
     assert composed.shape[1] == 4
     card = json.loads((workdir / "card.json").read_text())
     assert card["data"]["train_pieces"] == 9
-
-    for path in (workdir / "checkpoints").glob("ckpt-20.*"):
-        path.unlink()
-    again = run_main("train.main", *flags, timeout=300)
-    assert again.returncode == 0, again.stderr
-    assert losses(workdir) == logged
-    assert {p.name: p.read_bytes() for p in (workdir / "previews").iterdir()} == previews
 
 
 def test_images_are_no_music(tmp_path):

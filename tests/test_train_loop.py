@@ -33,28 +33,23 @@ def config(family, **changes):
 
 
 @pytest.mark.parametrize("family", sorted(tiny.CONFIGS))
-def test_two_replicas_learn_what_one_device_learns(family, tmp_path, mirrored):
+def test_two_replicas_learn_what_one_device_learns_and_one_device_goes_on_from_there(
+    family, tmp_path, mirrored
+):
     learnt = tiny.DATA[family]()
     assert mirrored.num_replicas_in_sync == 2
-    loop.train(config(family), tmp_path / "one_device", learnt, strategy.make("one_device"))
-    loop.train(config(family), tmp_path / "mirrored", learnt, mirrored)
-    one, two = losses(tmp_path / "one_device"), losses(tmp_path / "mirrored")
+    loop.train(config(family), tmp_path / "one", learnt, strategy.make("one_device"))
+    loop.train(config(family), tmp_path / "two", learnt, mirrored)
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == len(two) == 10  # eight steps, two evaluations
     for a, b in zip(one, two, strict=True):
         assert a == pytest.approx(b, abs=1e-4)
 
-
-@pytest.mark.parametrize("family", sorted(tiny.CONFIGS))
-def test_a_checkpoint_of_two_replicas_goes_on_with_one(family, tmp_path, mirrored):
-    learnt = tiny.DATA[family]()
-    loop.train(config(family), tmp_path / "one", learnt, strategy.make("one_device"))
-    # Four steps with two replicas: the run is cut where its checkpoint stands.
-    half = tmp_path / "half"
-    loop.train(config(family), half, learnt, mirrored)
-    for path in (half / "checkpoints").glob("ckpt-8.*"):
+    # The run is cut where its checkpoint of step 4 stands.
+    for path in (tmp_path / "two" / "checkpoints").glob("ckpt-8.*"):
         path.unlink()
-    loop.train(config(family), half, learnt, strategy.make("one_device"))
-    for a, b in zip(losses(tmp_path / "one"), losses(half), strict=True):
+    loop.train(config(family), tmp_path / "two", learnt, strategy.make("one_device"))
+    for a, b in zip(one, losses(tmp_path / "two"), strict=True):
         assert a == pytest.approx(b, abs=1e-4)
 
 

@@ -116,7 +116,8 @@ def test_fit_and_evaluate_work_as_in_a_notebook(model):
 
 def test_fit_works_under_mirrored_strategy(mirrored):
     with mirrored.scope():
-        for family in FAMILIES:
+        # Batch statistics, two optimizers, recurrence; the trainer's own loop is tested with every family.
+        for family in ("cnn", "gan", "rnn"):
             model = zoo.build(family, tiny.CONFIGS[family])
             model.compile(keras.optimizers.Adam(1e-3))
             data = tf.data.Dataset.from_tensor_slices(tiny.batch(family, 32)).batch(16)
