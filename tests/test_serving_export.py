@@ -1,7 +1,6 @@
 """Exports keep the signature contract, in processes that have never seen the model or Keras."""
 
 import dataclasses
-import functools
 import json
 import os
 import resource
@@ -25,17 +24,19 @@ from zoo.errors import UserError
 CARD = {"name": "x", "family": "x", "model": {}}
 
 
+_exported = {}
+
+
 @pytest.fixture(scope="module", params=sorted(tiny.CONFIGS))
 def exported(request, tmp_path_factory):
     """(family, model, version directory)"""
-    return _export(request.param, tmp_path_factory)
-
-
-@functools.cache
-def _export(family, tmp_path_factory):
-    """Once for each process: pytest makes a fixture anew whenever its parameter changes."""
-    model = zoo.build(family, tiny.CONFIGS[family], seed=3)
-    return family, model, export.export(model, tmp_path_factory.mktemp("models"), family, CARD)
+    family = request.param
+    # Once for each process: pytest makes a fixture anew whenever its parameter changes.
+    if family not in _exported:
+        model = zoo.build(family, tiny.CONFIGS[family], seed=3)
+        base = tmp_path_factory.mktemp("models")
+        _exported[family] = family, model, export.export(model, base, family, CARD)
+    return _exported[family]
 
 
 def test_an_export_carries_its_card_golden_requests_and_warm_up(exported):
