@@ -58,10 +58,16 @@ class Model(keras.Model, abc.ABC):
         """Keras resets these at the start of each epoch and each evaluation."""
         return list(self.losses_tracked)
 
+    def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
+        """As `keras.Model.compile`, with the optimizer's own variables made at once: a checkpoint needs them
+        before the first step. A family with several optimizers overrides it."""
+        super().compile(optimizer=optimizer, jit_compile=False)
+        optimizer.build(self.trainable_variables)
+
     @property
-    @abc.abstractmethod
     def optimizers(self) -> dict[str, keras.optimizers.Optimizer]:
         """Every optimizer by name, for checkpoints. Empty before `compile`."""
+        return {} if self.optimizer is None else {"optimizer": self.optimizer}
 
     @property
     @abc.abstractmethod

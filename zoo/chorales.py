@@ -149,17 +149,9 @@ class Model(base.Model):
         self.nll_mean = keras.metrics.Mean(name="nll")
         self.built = True
 
-    def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
-        super().compile(optimizer=optimizer, jit_compile=False)
-        optimizer.build(self.trainable_variables)
-
     @property
     def losses_tracked(self) -> tuple[keras.metrics.Mean, ...]:
         return (self.nll_mean,)
-
-    @property
-    def optimizers(self) -> dict[str, keras.optimizers.Optimizer]:
-        return {} if self.optimizer is None else {"optimizer": self.optimizer}
 
     @property
     def networks(self) -> dict[str, keras.Model]:

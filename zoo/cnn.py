@@ -172,17 +172,9 @@ class Model(base.Model):
         self.accuracy_mean = keras.metrics.Mean(name="accuracy")
         self.built = True
 
-    def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
-        super().compile(optimizer=optimizer, jit_compile=False)
-        optimizer.build(self.trainable_variables)
-
     @property
     def losses_tracked(self) -> tuple[keras.metrics.Mean, ...]:
         return (self.loss_mean, self.accuracy_mean)
-
-    @property
-    def optimizers(self) -> dict[str, keras.optimizers.Optimizer]:
-        return {} if self.optimizer is None else {"optimizer": self.optimizer}
 
     @property
     def networks(self) -> dict[str, keras.Model]:

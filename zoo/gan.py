@@ -325,7 +325,8 @@ class Model(base.Model):
         unless another is given."""
         if discriminator_optimizer is None:
             discriminator_optimizer = type(optimizer).from_config(optimizer.get_config())
-        super().compile(optimizer=optimizer, jit_compile=False)
+        # Keras' own: each optimizer here is for a part of the variables.
+        super(base.Model, self).compile(optimizer=optimizer, jit_compile=False)
         self.discriminator_optimizer = discriminator_optimizer
         optimizer.build(self.generator.trainable_variables)
         discriminator_optimizer.build(self.discriminator.trainable_variables)

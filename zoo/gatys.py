@@ -22,7 +22,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from zoo import base, minimizers, vgg19
+from zoo import base, images, minimizers, vgg19
 from zoo.errors import UserError
 from zoo.minimizers import Minimizer
 
@@ -412,7 +412,7 @@ def _cut(guides: dict[str, tf.Tensor], tile: Tile) -> dict[str, tf.Tensor]:
 
 # Colours ----------------------------------------------------------------------------------------
 
-_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+_LUMINANCE = np.array(images.LUMINANCE, np.float32)
 
 
 def luminance(image: np.ndarray) -> np.ndarray:

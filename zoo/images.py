@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 MOST_PIXELS = 100_000_000  # as declared by the file: more would take gigabytes to decode
-_LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
+LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _HEAD = 65536 + 4096  # bytes of a JPEG file that its first EXIF segment lies in, behind a JFIF segment
 _ORIENTATION = 0x0112  # the tag (EXIF 2.3, section 4.6.4)
 _MOST_TAGS = 256
@@ -48,7 +48,7 @@ def decode_images(image_bytes: tf.Tensor, image_shape: tuple[int, int, int]) -> 
 def with_color_of(image: tf.Tensor, photo: tf.Tensor) -> tf.Tensor:
     """The luminance of one picture `[H, W, 3]` with the colour differences of another, as
     `gatys.with_luminance`."""
-    weights = tf.constant(_LUMINANCE)
+    weights = tf.constant(LUMINANCE)
     differences = photo - tf.tensordot(photo, weights, 1)[..., None]
     light = tf.tensordot(image, weights, 1)
     light = tf.maximum(light, -tf.reduce_min(differences, axis=-1))

@@ -377,17 +377,9 @@ class Model(base.Model):
         self.loss_mean = keras.metrics.Mean(name="loss")
         self.built = True
 
-    def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
-        super().compile(optimizer=optimizer, jit_compile=False)
-        optimizer.build(self.network.trainable_variables)
-
     @property
     def losses_tracked(self) -> tuple[keras.metrics.Mean, ...]:
         return (self.loss_mean,)
-
-    @property
-    def optimizers(self) -> dict[str, keras.optimizers.Optimizer]:
-        return {} if self.optimizer is None else {"optimizer": self.optimizer}
 
     @property
     def networks(self) -> dict[str, keras.Model]:

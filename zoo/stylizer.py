@@ -244,18 +244,13 @@ class Model(base.Model):
 
     def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
         """Reads the paintings and VGG19's weights. Raises `UserError` where they are missing."""
-        super().compile(optimizer=optimizer, jit_compile=False)
-        optimizer.build(self.trainable_variables)
+        super().compile(optimizer)
         targets = Targets(self.config)
         self._losses = targets.losses  # a method: Keras would track, and save, a network
 
     @property
     def losses_tracked(self) -> tuple[keras.metrics.Mean, ...]:
         return (self.loss_mean, self.content_mean, self.style_mean)
-
-    @property
-    def optimizers(self) -> dict[str, keras.optimizers.Optimizer]:
-        return {} if self.optimizer is None else {"optimizer": self.optimizer}
 
     @property
     def networks(self) -> dict[str, keras.Model]:

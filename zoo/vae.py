@@ -273,17 +273,9 @@ class Model(base.Model):
         self.kl = keras.metrics.Mean(name="kl")
         self.built = True
 
-    def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
-        super().compile(optimizer=optimizer, jit_compile=False)
-        optimizer.build(self.trainable_variables)
-
     @property
     def losses_tracked(self) -> tuple[keras.metrics.Mean, ...]:
         return (self.loss_mean, self.negative_elbo, self.kl)
-
-    @property
-    def optimizers(self) -> dict[str, keras.optimizers.Optimizer]:
-        return {} if self.optimizer is None else {"optimizer": self.optimizer}
 
     @property
     def networks(self) -> dict[str, keras.Model]:
