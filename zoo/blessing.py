@@ -1,0 +1,104 @@
+"""`assets.extra/blessing.json`: what was found when an export was judged, and whether it may reach users.
+
+It lies in the export that it speaks of and names the digest of all of its other files, so it cannot bless
+another one. No TensorFlow.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+from zoo.errors import UserError
+from zoo.files import atomic_write
+
+FILE = pathlib.Path("assets.extra", "blessing.json")
+_BLOCK = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """One gate and what came of it."""
+
+    gate: str  # as it was asked for: "accuracy >= last - 0.005"
+    value: float | None  # of the metric; None where it was not measured
+    limit: float | None  # None where there is nothing to compare with
+    passed: bool
+    reason: str  # in words, for people
+
+
+@dataclasses.dataclass(frozen=True)
+class Blessing:
+    """The judgement of one export."""
+
+    blessed: bool
+    model: str
+    digest: str  # of the export, by `digest`
+    when: str  # ISO 8601, UTC
+    verdicts: tuple[Verdict, ...]
+    metrics: dict[str, float]  # flat: "accuracy", "accuracy/Coat", "size_mb", "latency_p95_ms" ...
+    compared_with: str = ""  # the digest of the blessed version that "last" stands for; "" if there was none
+
+
+def digest(export: pathlib.Path) -> str:
+    """`sha256:<hex>` of the names and the contents of an export's files, all but the blessing itself.
+
+    Raises:
+        UserError: there is no SavedModel.
+    """
+    if not (export / "saved_model.pb").is_file():
+        raise UserError(
+            f"{export} is no export: it has no saved_model.pb; python -m serving.export_main makes one"
+        )
+    whole = hashlib.sha256()
+    for path in sorted(p for p in export.rglob("*") if p.is_file() and p != export / FILE):
+        content = hashlib.sha256()
+        with path.open("rb") as stream:
+            while block := stream.read(_BLOCK):
+                content.update(block)
+        whole.update(path.relative_to(export).as_posix().encode() + b"\0" + content.digest())
+    return f"sha256:{whole.hexdigest()}"
+
+
+def write(export: pathlib.Path, blessing: Blessing) -> pathlib.Path:
+    """Writes the judgement into the export and returns its path."""
+    path = export / FILE
+    atomic_write(path, (json.dumps(dataclasses.asdict(blessing), indent=2) + "\n").encode())
+    return path
+
+
+def read(export: pathlib.Path) -> Blessing | None:
+    """The judgement of an export; None if it was never judged.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = export / FILE
+    if not path.is_file():
+        return None
+    try:
+        values: dict[str, Any] = json.loads(path.read_text())
+        verdicts = tuple(Verdict(**verdict) for verdict in values.pop("verdicts"))
+        return Blessing(**values, verdicts=verdicts)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{path} is no blessing ({error}); python -m train.evaluate_main writes it anew"
+        ) from error
+
+
+def check(export: pathlib.Path) -> Blessing:
+    """The blessing of an export that may reach users.
+
+    Raises:
+        UserError: it was not judged, was found wanting (the message says why), or is not what was judged.
+    """
+    blessing = read(export)
+    if blessing is None:
+        raise UserError(f"{export} was not judged yet: python -m train.evaluate_main --export={export}")
+    if blessing.digest != digest(export):
+        raise UserError(f"{export} is not what was judged: its files have changed since {blessing.when}")
+    if not blessing.blessed:
+        failed = "; ".join(v.reason for v in blessing.verdicts if not v.passed)
+        raise UserError(f"{export} is not blessed: {failed}")
+    return blessing
