@@ -106,7 +106,7 @@ class Base:
                 # Under the number that it will most likely have. What is checked is the copy.
                 number = publish.next_version(parent)
                 copy = incoming / str(number)
-                shutil.copytree(export, copy)
+                _copy(export, copy)
                 if blessing.digest(copy) != digest:
                     raise UserError(f"{export} was changed while it was copied")
                 entry = dataclasses.replace(entry, validation=self._validate(entry, copy, engine))
@@ -450,6 +450,15 @@ class Base:
 
 class _Refused(Exception):
     """A candidate may not be published, and the audit log is to say so."""
+
+
+def _copy(export: pathlib.Path, copy: pathlib.Path) -> None:
+    try:
+        shutil.copytree(export, copy)
+    except OSError as error:
+        # That of copytree lists (from, to, why) for each file.
+        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror
+        raise UserError(f"cannot copy {export} to {copy.parent} ({reason})") from error
 
 
 def _result(entry: audit.Entry) -> str:
