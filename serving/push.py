@@ -262,7 +262,7 @@ class Base:
             lines = str(error).splitlines()
             text = f"{lines[0]} {lines[-1]}" if len(lines) > 1 else lines[0]
             raise _Refused(f"{entry.model} did not pass validation: {text}") from error
-        return f"{len(requests)} golden requests agree ({engine})"
+        return f"golden requests: {len(requests)} of {len(requests)} agree ({engine})"
 
     def _unanswered(self, entry: audit.Entry, client: Client, candidate: golden.Export) -> list[str]:
         """What the live version answers and the candidate refuses: for lack of a new input, say."""

@@ -541,7 +541,10 @@ def test_a_server_that_cannot_be_started_publishes_nothing(tmp_path):
 class Clients:
     """Ask all the time; a version's right answer is its own factor times x."""
 
-    def __init__(self, targets: list[tuple[str, str | None]], factors: dict[int, float]) -> None:
+    def __init__(
+        self, address: str, targets: list[tuple[str, str | None]], factors: dict[int, float]
+    ) -> None:
+        self._address = address
         self.answered = 0
         self.wrong: list[object] = []
         self.seen: dict[tuple[str, str | None], list[int]] = {target: [] for target in targets}
@@ -549,19 +552,19 @@ class Clients:
         self._done = threading.Event()
         self._threads = [threading.Thread(target=self._ask, args=target) for target in targets]
 
-    def _ask(self, address: str, label: str | None) -> None:
-        seen = self.seen[address, label]
-        with Client.connect(address, retries=0) as client:
-            while not self._done.is_set():
+    def _ask(self, model: str, label: str | None) -> None:
+        seen = self.seen[model, label]
+        with Client.connect(self._address, retries=0) as client:
+            while not self._done.wait(0.02):
                 x = random.random()
                 try:
-                    answer = client.predict("m", {"x": [x]}, label=label)
+                    answer = client.predict(model, {"x": [x]}, label=label)
                 except Exception as error:
-                    self.wrong.append((label, error))
+                    self.wrong.append((model, label, error))
                     continue
                 expected = np.float32(self._factors[answer.version]) * np.float32(x)
                 if answer["y"][0] != expected:
-                    self.wrong.append((label, answer.version, x, answer["y"]))
+                    self.wrong.append((model, label, answer.version, x, answer["y"]))
                 if seen[-1:] != [answer.version]:
                     seen.append(answer.version)
                 self.answered += 1
@@ -584,45 +587,44 @@ def test_running_servers_follow_pushes_and_rollbacks_and_lose_no_request(tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(push.Base, "_validate", lambda *_: "believed")
         push.Base(served, say=lambda text: None).push(exports[2.0])
+    # As a server that is started with --model_base_path: it knows of no labels.
+    plain = config(served)
+    plain.model_config_list.config.add(
+        name="plain", base_path=str(served / "m"), model_platform="tensorflow"
+    )
+    (served / "models.config").write_text(text_format.MessageToString(plain))
     flags = ["--model_config_file_poll_wait_seconds=1", "--allow_version_labels_for_unavailable_models"]
+    targets = [("m", "stable"), ("m", "canary"), ("m", None), ("plain", None)]
     with (
-        launch(served / "models.config", flags=flags) as labelled,
-        launch(("m", served / "m")) as plain,  # knows of no labels
+        launch(served / "models.config", flags=flags) as server,
+        Clients(server.address, targets, {1: 2.0, 2: 3.0, 3: 5.0}) as clients,
     ):
-        targets = [(labelled.address, label) for label in ("stable", "canary", None)]
-        targets.append((plain.address, None))
-        with Clients(targets, {1: 2.0, 2: 3.0, 3: 5.0}) as clients:
-            servers = f"--servers={labelled.address}"
-            done = run_main("serving.push_main", "push", exports[3.0], f"--base_dir={served}", servers)
-            assert done.returncode == 0, done.stderr
-            assert done.stdout.splitlines()[-1] == "m: version 2 is stable, after version 1"
-            entry = audit.read(served)[0][-1]
-            assert (entry.blessed, entry.validation) == (True, "1 golden requests agree (embedded)")
-            monkeypatch.setattr(push.Base, "_validate", lambda *_: "believed")
-            base = push.Base(served, servers=[labelled.address], say=lambda text: None)
 
-            def plain_has(version: int) -> None:
-                deadline = time.monotonic() + 60
-                while clients.seen[plain.address, None][-1:] != [version]:
-                    assert time.monotonic() < deadline
-                    time.sleep(0.05)
+        def plain_has(version: int) -> None:
+            deadline = time.monotonic() + 60
+            while clients.seen["plain", None][-1:] != [version]:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
 
-            plain_has(2)
-            base.rollback("m")
-            plain_has(1)
-            base.push(exports[5.0], label="canary")
-            plain_has(3)  # without labels, a canary is just the newest version
-            base.promote("m")
-            # And without the server's address, by time alone.
-            push.Base(served, settle_seconds=4.0, say=lambda text: None).rollback("m")
-            plain_has(1)
-            base._settle("m")
-            time.sleep(0.3)
+        servers = f"--servers={server.address}"
+        done = run_main("serving.push_main", "push", exports[3.0], f"--base_dir={served}", servers)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == "m: version 2 is stable, after version 1"
+        entry = audit.read(served)[0][-1]
+        assert (entry.blessed, entry.validation) == (True, "golden requests: 1 of 1 agree (embedded)")
+        monkeypatch.setattr(push.Base, "_validate", lambda *_: "believed")
+        base = push.Base(served, servers=[server.address], say=lambda text: None)
+        plain_has(2)
+        base.rollback("m")
+        plain_has(1)
+        base.push(exports[5.0], label="canary")
+        plain_has(3)  # without labels, a canary is just the newest version
+        base.promote("m")
+        # And without the server's address, by time alone.
+        push.Base(served, settle_seconds=4.0, say=lambda text: None).rollback("m")
+        plain_has(1)
+        base._settle("m")
+        time.sleep(0.3)
     assert clients.wrong == []
     assert clients.answered > 500
-    assert clients.seen == {
-        (labelled.address, "stable"): [1, 2, 1, 3, 1],
-        (labelled.address, "canary"): [1, 2, 1, 3, 1],
-        (labelled.address, None): [1, 2, 1, 3, 1],
-        (plain.address, None): [1, 2, 1, 3, 1],
-    }
+    assert clients.seen == {target: [1, 2, 1, 3, 1] for target in targets}
