@@ -62,7 +62,7 @@ class Base:
             settle_seconds: where none is named, how long servers may take to follow a change.
             say: is told, line by line, what is done.
         """
-        self._folder = folder
+        self._folder = folder.resolve()
         self._servers = servers
         self._settle_seconds = settle_seconds
         self._say = say

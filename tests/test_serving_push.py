@@ -607,7 +607,8 @@ def test_running_servers_follow_pushes_and_rollbacks_and_lose_no_request(tmp_pat
                 time.sleep(0.05)
 
         servers = f"--servers={server.address}"
-        done = run_main("serving.push_main", "push", exports[3.0], f"--base_dir={served}", servers)
+        folder = f"--base_dir={os.path.relpath(served, ROOT)}"
+        done = run_main("serving.push_main", "push", exports[3.0], folder, servers)
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == "m: version 2 is stable, after version 1"
         entry = audit.read(served)[0][-1]
