@@ -6,6 +6,7 @@ Most tests need no model, only folders that look like exports: no server is aske
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -32,6 +33,9 @@ from serving.client import Client
 from serving.launch import launch
 from zoo import blessing
 from zoo.errors import UserError
+
+# With an option, a process of its own: it needs no TensorFlow, and says nothing that is not its own.
+run_push = functools.partial(run_main, "serving.push_main", stdin=subprocess.DEVNULL)
 
 SIGNATURES = {"serving_default": {"inputs": {"x": "float32 [None]"}, "outputs": {"y": "float32 [None]"}}}
 
@@ -343,7 +347,7 @@ def test_a_line_that_a_crash_cut_short_is_reported_and_costs_no_other(base, serv
     base.push(make("two"))
     entries, torn = base.history()
     assert ([e.version for e in entries], torn) == ([1, 2], [2])
-    done = run_main("serving.push_main", "history", "m", f"--base_dir={served}")
+    done = run_push("history", "m", f"--base_dir={served}")
     assert done.returncode == 0
     assert "line 2 of audit.jsonl was cut short" in done.stderr
     head, first, second = done.stdout.splitlines()
@@ -472,7 +476,7 @@ def test_a_kill_at_any_moment_leaves_a_base_that_serves_and_the_same_command_com
     ],
 )
 def test_mistakes_are_one_line(tmp_path, arguments, error):
-    done = run_main("serving.push_main", *arguments, f"--base_dir={tmp_path}/served")
+    done = run_push(*arguments, f"--base_dir={tmp_path}/served")
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("error: ") and error in done.stderr
@@ -480,8 +484,8 @@ def test_mistakes_are_one_line(tmp_path, arguments, error):
 
 def test_a_full_disk_is_one_line_and_publishes_nothing(tmp_path):
     export = fake(tmp_path / "candidates", "weights" * 10_000)
-    done = run_main(
-        *("serving.push_main", "push", export, f"--base_dir={tmp_path}/served"),
+    done = run_push(
+        *("push", export, f"--base_dir={tmp_path}/served"),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000)),
     )
     assert done.returncode == 2
@@ -514,7 +518,7 @@ def real(folder: Path, scale: float, golden_scale: float | None = None) -> Path:
 
 def test_a_candidate_that_answers_otherwise_than_when_it_was_exported_is_not_published(tmp_path):
     export = real(tmp_path / "candidates", 2.0, golden_scale=3.0)
-    done = run_main("serving.push_main", "push", export, f"--base_dir={tmp_path}/served")
+    done = run_push("push", export, f"--base_dir={tmp_path}/served")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "did not pass validation: serving_default: output y: 2 of 2 values differ" in done.stderr
@@ -527,8 +531,8 @@ def test_a_server_that_cannot_be_started_publishes_nothing(tmp_path):
     export = fake(tmp_path / "candidates", "one")
     write_golden(export, {"serving_default": ({"x": np.array([1.0])}, lambda x: {"y": x})})
     bless(export)
-    done = run_main(
-        *("serving.push_main", "push", export, f"--base_dir={tmp_path}/served", "--engine=tfserving"),
+    done = run_push(
+        *("push", export, f"--base_dir={tmp_path}/served", "--engine=tfserving"),
         env={**os.environ, "ATELIER_TFSERVING_BINARY": "/nowhere"},
     )
     assert done.returncode == 2
@@ -608,7 +612,7 @@ def test_running_servers_follow_pushes_and_rollbacks_and_lose_no_request(tmp_pat
 
         servers = f"--servers={server.address}"
         folder = f"--base_dir={os.path.relpath(served, ROOT)}"
-        done = run_main("serving.push_main", "push", exports[3.0], folder, servers)
+        done = run_push("push", exports[3.0], folder, servers)
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == "m: version 2 is stable, after version 1"
         entry = audit.read(served)[0][-1]
