@@ -153,4 +153,5 @@ def test_an_editable_install_is_the_checkout_with_every_command(tmp_path):
     expected = [f"{ROOT}/zoo/__init__.py", f"{ROOT}/serving/__init__.py", "False"]
     assert done.stdout.split() == expected, done.stderr
     scripts = {path.name for path in (tmp_path / "bin").glob("atelier-*")}
-    assert scripts >= SCRIPTS | {"atelier-train", "atelier-export", "atelier-evaluate", "atelier-deploy", "atelier-push"}
+    more = ("train", "export", "evaluate", "deploy", "push")
+    assert scripts >= SCRIPTS | {f"atelier-{name}" for name in more}
