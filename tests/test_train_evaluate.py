@@ -33,8 +33,8 @@ def test_a_classifier_that_always_says_three_is_right_on_the_threes():
     assert report["metrics"]["accuracy"] == pytest.approx(share)
     nll = -share * np.log(0.7) - (1 - share) * np.log(1 / 30)
     assert report["metrics"]["nll"] == pytest.approx(nll, rel=1e-5)
-    assert report["accuracy_by_class"]["3"] == 1.0
-    assert sum(report["accuracy_by_class"].values()) == 1.0
+    assert report["slices"]["accuracy"]["3"] == 1.0
+    assert sum(report["slices"]["accuracy"].values()) == 1.0
 
 
 def test_a_gan_s_report_has_the_real_row_beside_it():

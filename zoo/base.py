@@ -28,6 +28,16 @@ class Exportable(Protocol):
         """See `Model.example_requests`."""
 
 
+class Judged(Protocol):
+    """What evaluation asks of a model: what an export has, too."""
+
+    config: Any
+    learns: str
+
+    def signatures(self) -> dict[str, Signature]:
+        """See `Model.signatures`."""
+
+
 class Model(keras.Model, abc.ABC):
     """A `keras.Model` with named losses, previews and serving signatures.
 
