@@ -224,7 +224,8 @@ def test_grey_is_binarised_by_the_seed_and_black_and_white_stay_as_they_are():
     highest = np.nextafter(np.float32(1), np.float32(0))
     uniform = tf.concat([tf.zeros([8, 64]), tf.fill([8, 64], highest)], axis=0)
     np.testing.assert_array_equal(vae.observed(model.config, binary, uniform), binary)
-    drawn = vae.observed(model.config, tf.fill([200, 8, 8, 1], 0.3), tf.random.stateless_uniform([200, 64], [1, 2]))
+    uniform = tf.random.stateless_uniform([200, 64], [1, 2])
+    drawn = vae.observed(model.config, tf.fill([200, 8, 8, 1], 0.3), uniform)
     assert set(np.unique(drawn)) == {0.0, 1.0}
     assert float(tf.reduce_mean(drawn)) == pytest.approx(0.3, abs=0.02)
 

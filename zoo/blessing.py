@@ -87,6 +87,11 @@ def write(export: pathlib.Path, blessing: Blessing) -> pathlib.Path:
     return path
 
 
+def write_card(export: pathlib.Path, markdown: str) -> None:
+    """Writes the export's card for people anew, now that there are figures to show."""
+    atomic_write(export / CARD, markdown.encode())
+
+
 def read(export: pathlib.Path) -> Blessing | None:
     """The judgement of an export; None if it was never judged.
 

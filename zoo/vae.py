@@ -275,6 +275,10 @@ class Model(base.Model):
     """A VAE; `fit` on batches of (image `[B, H, W, C]` in `[0, 1]`, label int `[B]`)."""
 
     showpiece = "samples"
+    limits = (
+        "For exploring a data set by its codes, and for its bounds on the likelihood; samples are softer "
+        "than a GAN's. A high likelihood does not say that a picture is like its data."
+    )
 
     def __init__(self, config: Config, seed: int = 0):
         config.validate()
@@ -461,7 +465,7 @@ class Model(base.Model):
             return {"elbo": log_likelihood - kl}
 
         def likelihood(image, z, label):
-            """log p(x|z) in nats: with `encode`, all that any bound is made of. Bernoulli: black and white."""
+            """log p(x|z) in nats: with `encode`, what any bound is made of. Bernoulli: black and white."""
             return {"log_likelihood": self.log_likelihood(image, checked(label), z[:, None])[:, 0]}
 
         return {

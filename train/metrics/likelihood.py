@@ -1,7 +1,7 @@
 """How a variational autoencoder is judged: its bounds on the likelihood of held-out images, in nats.
 
-They are put together here from what its signatures answer: the posterior (`encode`) of an image, and log p(x|z)
-(`likelihood`) of the z that are drawn from it.
+They are put together here from what its signatures answer: the posterior (`encode`) of an image, and
+log p(x|z) (`likelihood`) of the z that are drawn from it.
 """
 
 import math

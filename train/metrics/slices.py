@@ -12,6 +12,4 @@ def by_class(values: NDArray[Any], labels: NDArray[Any], names: Sequence[str]) -
     is no slice."""
     if len(names) < 2:
         return {}
-    return {
-        name: float(np.mean(values[labels == i])) for i, name in enumerate(names) if (labels == i).any()
-    }
+    return {name: float(np.mean(values[labels == i])) for i, name in enumerate(names) if (labels == i).any()}
