@@ -1,5 +1,6 @@
 """Judging an export: its figures on held-out data, its latency and size, and whether it passes its gates."""
 
+import dataclasses
 import datetime
 import pathlib
 from collections.abc import Sequence
@@ -28,63 +29,69 @@ def gates_of(card: dict[str, Any], given: Sequence[str]) -> list[gates.Gate]:
     return found
 
 
-def last_blessed(base_dir: pathlib.Path | None, name: str) -> Blessing | None:
-    """The judgement of the newest blessed version of a model; None if there is none.
+def last_blessed(base_dir: pathlib.Path, name: str) -> Blessing | None:
+    """The judgement of the newest blessed version of a model; None if there is none yet.
 
     Raises:
-        UserError: `base_dir` is no folder, or a judgement is damaged.
+        UserError: a judgement is damaged.
     """
-    if base_dir is None:
-        return None
-    if not base_dir.is_dir():
-        raise UserError(f"--base_dir={base_dir} is no folder")
-    versions = [p for p in (base_dir / name).glob("*") if p.name.isdecimal()]
-    for version in sorted(versions, key=lambda p: int(p.name), reverse=True):
+    versions = [path for path in (base_dir / name).glob("*") if path.name.isdecimal()]
+    for version in sorted(versions, key=lambda path: int(path.name), reverse=True):
         found = blessing.read(version)
         if found is not None and found.blessed:
             return found
     return None
 
 
-def judge(
-    export: pathlib.Path, data: DataSet, wanted: Sequence[gates.Gate], last: Blessing | None
-) -> tuple[Blessing, dict[str, Any]]:
-    """Judges an export and writes `blessing.json`, and `card.md` with its figures, into it.
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What was found out about an export."""
 
-    Args:
-        export: `<base>/<name>/<version>`.
-        data: whose held-out split it is judged on.
-        wanted: the gates.
-        last: what `last` in them means.
+    digest: str  # of what was measured
+    report: dict[str, Any]  # of `train.evaluate`
+    metrics: dict[str, float]  # all figures by the names that gates use
 
-    Returns:
-        The judgement, and the whole report of `train.evaluate`.
+
+def measure(export: pathlib.Path, data: DataSet) -> Measured:
+    """Asks a server with the export, `<base>/<name>/<version>`, about the held-out split of `data`.
 
     Raises:
-        UserError: it cannot be served, the data are not what it was made for, or a gate is on a metric that
-            there is not.
+        UserError: it cannot be served, or the data are not what it was made for.
     """
-    # What is judged is what lies there now: should it change meanwhile, the digest will not fit.
+    # Of what lies there now: should it change meanwhile, the judgement will not fit.
     digest = blessing.digest(export)
-    card = served.card(export)
-    with served.serve(export) as served_export:
-        latencies = served_export.latencies()
-        report = evaluate.evaluate(served_export, served_export.family, data)
+    with served.serve(export) as model:
+        latencies = model.latencies()
+        report = evaluate.evaluate(model, model.family, data)
     size = sum(path.stat().st_size for path in blessing.files(export)) / 1e6
-    metrics = blessing.flat(report) | latencies | {"size_mb": size}
-    verdicts = tuple(gates.check(wanted, metrics, last))
-    found = Blessing(
+    return Measured(digest, report, blessing.flat(report) | latencies | {"size_mb": size})
+
+
+def bless(
+    export: pathlib.Path, found: Measured, wanted: Sequence[gates.Gate], last: Blessing | None
+) -> Blessing:
+    """Holds what was found against the gates; writes `blessing.json`, and `card.md` with the figures, into the
+    export.
+
+    Args:
+        last: what `last` in the gates means.
+
+    Raises:
+        UserError: a gate is on a metric that there is not.
+    """
+    verdicts = tuple(gates.check(wanted, found.metrics, last))
+    judged = Blessing(
         blessed=all(verdict.passed for verdict in verdicts),
         model=export.resolve().parent.name,
-        digest=digest,
+        digest=found.digest,
         when=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         verdicts=verdicts,
-        metrics=metrics,
+        metrics=found.metrics,
         compared_with=last.digest if last else "",
     )
-    blessing.write(export, found)
-    blessing.write_card(export, model_card.markdown(card, metrics, verdicts))
-    return found, report
+    blessing.write(export, judged)
+    blessing.write_card(export, model_card.markdown(served.card(export), found.metrics, verdicts))
+    return judged
 
 
 def table(found: Blessing) -> str:

@@ -73,7 +73,7 @@ def main(_: list[str]) -> None:
         _bless(pathlib.Path(export))
     elif workdir is not None:
         _of_workdir(pathlib.Path(workdir))
-    else:
+    elif preset is not None:
         _judge(
             zoo.from_pretrained(preset),
             pretrained.card(preset)["family"],
@@ -84,11 +84,7 @@ def main(_: list[str]) -> None:
 
 def _of_workdir(workdir: pathlib.Path) -> None:
     trained = workdir_lib.load(workdir)
-    config = (
-        presets.load(_CONFIG.value)
-        if _CONFIG.value
-        else config_lib.read(pathlib.Path(workdir, "config.json"))
-    )
+    config = presets.load(_CONFIG.value) if _CONFIG.value else config_lib.read(workdir / "config.json")
     if _KEEP.value:
         pretrained.round_weights(trained.model)
     output = pathlib.Path(_OUTPUT.value or workdir / "evaluation.json")
@@ -114,14 +110,15 @@ def _bless(export: pathlib.Path) -> None:
     blessing.digest(export)
     card = served.card(export)
     wanted = bless.gates_of(card, _GATE.value)
-    base_dir = None if _BASE_DIR.value is None else pathlib.Path(_BASE_DIR.value)
-    last = bless.last_blessed(base_dir, export.resolve().parent.name)
+    base_dir = _BASE_DIR.value and pathlib.Path(_BASE_DIR.value)
+    last = bless.last_blessed(base_dir, export.resolve().parent.name) if base_dir else None
     source = presets.load(_CONFIG.value).data if _CONFIG.value else _data_of(export, card)
-    judged, report = bless.judge(export, _load(source), wanted, last)
-    print(evaluate.table(report))
-    print(bless.table(judged))
+    found = bless.measure(export, _load(source))
+    print(evaluate.table(found.report))
     if _OUTPUT.value:
-        _write(pathlib.Path(_OUTPUT.value), report)
+        _write(pathlib.Path(_OUTPUT.value), found.report)
+    judged = bless.bless(export, found, wanted, last)
+    print(bless.table(judged))
     print(f"{'blessed' if judged.blessed else 'NOT blessed'}: {export / blessing.FILE}")
     if not judged.blessed:
         sys.exit(NOT_BLESSED)
