@@ -70,8 +70,8 @@ def measure(export: pathlib.Path, data: DataSet) -> Measured:
 def bless(
     export: pathlib.Path, found: Measured, wanted: Sequence[gates.Gate], last: Blessing | None
 ) -> Blessing:
-    """Holds what was found against the gates; writes `blessing.json`, and `card.md` with the figures, into the
-    export.
+    """Holds what was found against the gates, and writes `blessing.json` and the figures on `card.md` into
+    the export.
 
     Args:
         last: what `last` in the gates means.
