@@ -120,8 +120,9 @@ def test_an_export_that_was_changed_since_is_refused(judged, tmp_path):
     changed = tmp_path / "little" / "1"
     shutil.copytree(export, changed)
     assert blessing.check(changed).blessed  # a copy is the same export
-    with (changed / "variables" / "variables.data-00000-of-00001").open("r+b") as file:
-        file.write(b"\0")
+    weights = changed / "variables" / "variables.data-00000-of-00001"
+    first, *rest = weights.read_bytes()
+    weights.write_bytes(bytes([first ^ 1, *rest]))
     with pytest.raises(UserError, match="is not what was judged"):
         blessing.check(changed)
 
