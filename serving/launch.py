@@ -109,18 +109,14 @@ def _reserved_port() -> Iterator[int]:
 
 
 def _model_config(models: Mapping[str, str | os.PathLike[str]]) -> str:
-    """A ModelServerConfig in protobuf's text format."""
+    """A ModelServerConfig in protobuf's text format, whose strings are quoted as JSON's are."""
     entries = "".join(
-        f"  config {{ name: {quoted(name)} base_path: {quoted(str(Path(base).resolve()))} "
+        f"  config {{ name: {json.dumps(name, ensure_ascii=False)} "
+        f"base_path: {json.dumps(str(Path(base).resolve()), ensure_ascii=False)} "
         'model_platform: "tensorflow" }\n'
         for name, base in models.items()
     )
     return f"model_config_list {{\n{entries}}}\n"
-
-
-def quoted(text: str) -> str:
-    """A string in protobuf's text format, which quotes as JSON does."""
-    return json.dumps(text, ensure_ascii=False)
 
 
 def _wait_until_ready(server: LaunchedServer, port: int, timeout: float) -> None:

@@ -10,7 +10,6 @@ So what is judged is what ships, run by what will run it; a model in this proces
 import contextlib
 import functools
 import pathlib
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,7 +19,7 @@ import tensorflow as tf
 
 import zoo
 from serving import client as client_lib
-from serving import errors, golden, launch
+from serving import doctor, errors, golden
 from zoo import base, pretrained
 from zoo import workdir as workdir_lib
 from zoo.errors import UserError
@@ -28,13 +27,6 @@ from zoo.errors import UserError
 REQUESTS = 100  # of each signature, for its latency
 _WARM_UP = 3
 _CARD = pathlib.Path("assets.extra", "card.json")
-
-# One version by its number: the folder may hold newer ones.
-_CONFIG = """model_config_list { config {
-  name: %s base_path: %s model_platform: "tensorflow"
-  model_version_policy { specific { versions: %d } }
-} }
-"""
 
 
 class Export:
@@ -117,14 +109,11 @@ def serve(export: pathlib.Path) -> Iterator[Export]:
     described = card(export)
     found = golden.Export(export.parent.name, int(export.name), export)
     try:
-        with contextlib.ExitStack() as stack:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="atelier-judge-"))
-            config = pathlib.Path(folder, "models.config")
-            names = (launch.quoted(found.model), launch.quoted(str(export.parent)))
-            config.write_text(_CONFIG % (*names, found.version), encoding="utf-8")
-            server = stack.enter_context(launch.launch(config, flags=["--max_num_load_retries=0"]))
-            # A whole test split of text is one request.
-            client = client_lib.Client.connect(server.address, timeout=None)
-            yield Export(found, described, stack.enter_context(client))
+        # A whole test split of text is one request.
+        with (
+            doctor.serving([found]) as server,
+            client_lib.Client.connect(server.address, timeout=None) as client,
+        ):
+            yield Export(found, described, client)
     except errors.ServingError as error:
         raise UserError(f"{export} cannot be judged: {error}") from error
