@@ -2,7 +2,7 @@
 # PYTHON=/path/to/python chooses the interpreter (3.11 to 3.13).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench bench-train bench-rnn bench-style bench-stylizer bench-serve bench-client soak clean
+.PHONY: help setup demo test lint bench bench-train bench-rnn bench-style bench-stylizer bench-serve bench-push bench-client soak clean
 
 export TF_CPP_MIN_LOG_LEVEL := 2
 
@@ -61,6 +61,9 @@ bench-stylizer: setup ## the stylizer against optimisation (an hour)
 
 bench-serve: setup ## the model server against the same signatures called in process
 	$(VENV)/python tests/bench/serve_bench.py
+
+bench-push: setup ## 50 pushes and rollbacks under 50 clients (a quarter of an hour)
+	$(VENV)/python tests/bench/serve_bench.py push
 
 bench-client: setup ## the client beside tensorflow-serving-api, ovmsclient and REST
 	$(VENV)/python tests/bench/client_bench.py

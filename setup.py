@@ -91,6 +91,7 @@ ZOO_SCRIPTS = [
     "atelier-evaluate=train.evaluate_main:run",
     "atelier-stylize=train.stylize_main:run",
     "atelier-export=serving.export_main:run",
+    "atelier-push=serving.push_main:run",
     "atelier-deploy=serving.deploy_main:main",
 ]
 # By its path: the package index may know another one by this name.

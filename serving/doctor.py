@@ -7,15 +7,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from serving import errors, golden
 from serving.client import Client
+from serving.launch import LaunchedServer, launch
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -99,6 +104,26 @@ def examine(
             yield check
 
 
+@contextlib.contextmanager
+def serving(exports: Iterable[golden.Export], engine: str = "embedded") -> Iterator[LaunchedServer]:
+    """A server process of exactly these versions, for the `with` block.
+
+    One that cannot be loaded is a finding, and the others are still replayed; TensorFlow Serving does not
+    start then.
+
+    Args:
+      engine: "embedded" or "tfserving".
+    Raises:
+      errors.ServerNotStarted: with the lines of its log.
+    """
+    with tempfile.TemporaryDirectory(prefix="atelier_doctor_") as folder:
+        config = Path(folder) / "models.config"
+        config.write_text(_model_config(exports), encoding="utf-8")
+        flags = [f"--engine={engine}", "--max_num_load_retries=0", "--tolerate_failed_models"]
+        with launch(config, flags=flags) as server:
+            yield server
+
+
 def compare(given: Arrays, expected: Arrays, atol: float, rtol: float) -> list[str]:
     """What differs between two answers, a sentence for each output; empty if nothing does."""
     found = []
@@ -110,6 +135,18 @@ def compare(given: Arrays, expected: Arrays, atol: float, rtol: float) -> list[s
         elif difference := _difference(given[name], expected[name], atol, rtol):
             found.append(f"output {name}: {difference}")
     return found
+
+
+def _model_config(exports: Iterable[golden.Export]) -> str:
+    """A ModelServerConfig of exactly these versions; strings are quoted as JSON's are."""
+    entries = "".join(
+        f"  config {{ name: {json.dumps(export.model, ensure_ascii=False)} "
+        f"base_path: {json.dumps(str(export.path.parent), ensure_ascii=False)} "
+        'model_platform: "tensorflow" '
+        f"model_version_policy {{ specific {{ versions: {export.version} }} }} }}\n"
+        for export in exports
+    )
+    return f"model_config_list {{\n{entries}}}\n"
 
 
 def _missing(server: Server, export: golden.Export) -> str | None:

@@ -25,7 +25,6 @@ import json
 import re
 import ssl
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +32,6 @@ from absl import flags
 
 from serving import doctor, doctor_rest, errors, golden
 from serving.client import TLS, Client
-from serving.launch import launch
 
 _DIFFERS = 1
 _UNCHECKED = 2
@@ -149,12 +147,7 @@ def _server(
                     "starting a server needs TensorFlow: pip install 'atelier[serve]'; or name one that "
                     "runs: atelier-doctor HOST:PORT DIR"
                 )
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="atelier_doctor_"))
-            config = Path(folder) / "models.config"
-            config.write_text(_model_config(exports), encoding="utf-8")
-            # A model that cannot be loaded is a finding; the others are still replayed.
-            own = [f"--engine={options.engine}", "--max_num_load_retries=0", "--tolerate_failed_models"]
-            address = stack.enter_context(launch(config, flags=own)).address
+            address = stack.enter_context(doctor.serving(exports, options.engine)).address
         client = Client.connect(address, tls=_tls(options), timeout=options.timeout)
         yield doctor.GrpcServer(stack.enter_context(client))
 
@@ -186,18 +179,6 @@ def _headers(texts: list[str]) -> dict[str, str]:
             raise UsageError(f"--header={text}: expected 'Name: value'")
         headers[name.strip()] = value.strip()
     return headers
-
-
-def _model_config(exports: list[golden.Export]) -> str:
-    """A ModelServerConfig of exactly these versions; strings are quoted as JSON's are."""
-    entries = "".join(
-        f"  config {{ name: {json.dumps(export.model, ensure_ascii=False)} "
-        f"base_path: {json.dumps(str(export.path.parent), ensure_ascii=False)} "
-        'model_platform: "tensorflow" '
-        f"model_version_policy {{ specific {{ versions: {export.version} }} }} }}\n"
-        for export in exports
-    )
-    return f"model_config_list {{\n{entries}}}\n"
 
 
 def _print(check: doctor.Check, before: doctor.Check | None) -> None:

@@ -6,30 +6,23 @@ here holds nothing but the raw variables that the signatures use, and every expo
 process by `serving.portable` before it gets its version number.
 """
 
-import contextlib
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
-import time
-import uuid
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
+from serving import publish
 from zoo import base
 from zoo.errors import UserError
-from zoo.files import sync
 
 WARMUP = "tf_serving_warmup_requests"  # the name that TensorFlow Serving looks for
 GOLDEN = "golden_requests"
-
-# What a killed export left is rubbish for sure once no running one can be as old.
-_ABANDONED_SECONDS = 24 * 3600
 
 
 def export(
@@ -54,31 +47,14 @@ def export(
         UserError: the disk takes no more, or the check fails (the report says where).
     """
     parent = base_dir / name
-    parent.mkdir(parents=True, exist_ok=True)
-    incoming = parent / f".incoming-{uuid.uuid4().hex}"
     try:
-        _remove_abandoned(parent)
-        _write(model, incoming, name, card)
-        _prove(incoming)
-        # A rename is durable only if what it names is: every file is flushed first, the folder last.
-        for path in [*incoming.rglob("*"), incoming]:
-            sync(path)
-        version = _publish(incoming, parent)
-        sync(parent)
-        return version
+        with publish.incoming(parent) as incoming:
+            _write(model, incoming, name, card)
+            _prove(incoming)
+            return publish.publish(incoming, parent)
     except (tf.errors.OpError, OSError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(f"cannot write the export to {parent} ({reason})") from error
-    finally:
-        shutil.rmtree(incoming, ignore_errors=True)
-
-
-def _remove_abandoned(parent: pathlib.Path) -> None:
-    for left in parent.glob(".incoming-*"):
-        # Another exporter may publish or remove it meanwhile.
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
-                shutil.rmtree(left, ignore_errors=True)
 
 
 def _write(model: base.Exportable, directory: pathlib.Path, name: str, card: dict[str, Any]) -> None:
@@ -153,17 +129,3 @@ def _prove(directory: pathlib.Path) -> None:
         reasons = [x for x in proof.stdout.splitlines() if x.startswith("portable: ")]
         reason = "; ".join(reasons) or (proof.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise UserError(f"the export is not portable, nothing was published: {reason}")
-
-
-def _publish(incoming: pathlib.Path, parent: pathlib.Path) -> pathlib.Path:
-    """Renames to the next free version; another exporter may take one in between."""
-    while True:
-        taken = [int(p.name) for p in parent.iterdir() if p.name.isdecimal()]
-        version = parent / str(max(taken, default=0) + 1)
-        try:
-            incoming.rename(version)
-        except OSError:
-            if version.exists():
-                continue
-            raise
-        return version

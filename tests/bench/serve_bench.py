@@ -1,10 +1,11 @@
 """The embedded server against the same signatures called in process.
 
-    make bench-serve            (or: python tests/bench/serve_bench.py [small slow image batching swap soak])
+    make bench-serve            (or: python tests/bench/serve_bench.py [small slow image batching swap ...])
 
 The server runs in one process, the clients in a second one, as users have it; the in-process calls in a
 third, alone; each part's figures come from one run on one machine. Writes
-`tests/bench/results/serve.json`; `soak` (an hour at half load) is run only when it is named.
+`tests/bench/results/serve.json`; `soak` (an hour at half load) and `push` (a quarter of an hour) are run only
+when they are named.
 """
 
 import argparse
@@ -20,14 +21,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from typing import Any
 
 import grpc
 import numpy as np
 
-from serving import tensors, wire_pb2
+from serving import golden_pb2, tensors, wire_pb2
 from serving.launch import LaunchedServer, launch
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "serve.json"
@@ -35,6 +37,7 @@ PREDICT = "/tensorflow.serving.PredictionService/Predict"
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 PARTS = ("small", "slow", "image", "batching", "swap")
 SECONDS = 5.0
+PUSHES = 50
 INPUTS: dict[str, np.ndarray] = {
     "small": np.array([1.0, 2.0, 5.0], np.float32),
     "slow": np.ones([1, 1], np.float32),
@@ -91,7 +94,7 @@ def write_models(base: pathlib.Path) -> None:
     classifier = zoo.from_pretrained("cnn_mnist")
     classify = classifier.signatures()["classify"]
     save("cnn_mnist", lambda x: classify(image=x)["probabilities"], [None, 28, 28, 1], network=classifier)
-    for version in range(1, 40):
+    for version in range(1, PUSHES + 2):
         save("swap", lambda x, version=version: x * float(version), [None], version)
 
 
@@ -181,63 +184,84 @@ def together(address: str, name: str, in_flight: int, seconds: float = SECONDS) 
     }
 
 
-def swaps(address: str, base: pathlib.Path, clients: int, seconds: float, every: float) -> dict[str, Any]:
-    """Clients that check each answer while another process publishes a version every few seconds."""
-    made = wire_pb2.PredictRequest()
-    made.model_spec.name = "swap"
-    tensors.write_proto(INPUTS["small"], made.inputs["x"])
-    raw = made.SerializeToString()
+async def checked(
+    address: str,
+    clients: int,
+    going: Callable[[], bool],
+    labels: tuple[str, ...] = ("",),
+    pause: float = 0.0,
+) -> dict[str, Any]:
+    """Clients of `swap`, with the labels in turn, that check each answer by the version which gave it."""
     failed: list[str] = []
     wrong = 0
     answered = 0
     seen: set[int] = set()
 
-    async def run() -> None:
-        async with contextlib.AsyncExitStack() as stack:
-            calls = [
-                (
-                    await stack.enter_async_context(
-                        grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
-                    )
-                ).unary_unary(PREDICT)
-                for _ in range(clients)
-            ]
-            end = time.perf_counter() + seconds
+    async def client(call: Any, label: str) -> None:
+        nonlocal wrong, answered
+        made = wire_pb2.PredictRequest()
+        made.model_spec.name = "swap"
+        if label:
+            made.model_spec.version_label = label
+        tensors.write_proto(INPUTS["small"], made.inputs["x"])
+        raw = made.SerializeToString()
+        while going():
+            try:
+                answer = wire_pb2.PredictResponse.FromString(await call(raw))
+            except grpc.RpcError as error:
+                failed.append(f"{error.code()}: {error.details()}")
+                continue
+            version = answer.model_spec.version.value
+            y = tensors.from_proto(answer.outputs["y"])
+            wrong += not np.array_equal(y, version * INPUTS["small"])
+            answered += 1
+            seen.add(version)
+            if pause:
+                await asyncio.sleep(pause)
 
-            async def client(call: Any) -> None:
-                nonlocal wrong, answered
-                while time.perf_counter() < end:
-                    try:
-                        answer = wire_pb2.PredictResponse.FromString(await call(raw))
-                    except grpc.RpcError as error:
-                        failed.append(str(error.code()))
-                        continue
-                    version = answer.model_spec.version.value
-                    y = tensors.from_proto(answer.outputs["y"])
-                    wrong += not np.array_equal(y, version * INPUTS["small"])
-                    answered += 1
-                    seen.add(version)
-
-            async def publish() -> None:
-                version = 1
-                while time.perf_counter() + every < end:
-                    await asyncio.sleep(every)
-                    version += 1
-                    hidden = base / f".next{version}"
-                    shutil.copytree(base / "swap" / str(version), hidden)
-                    os.rename(hidden, base / "served" / str(version))
-
-            await asyncio.gather(publish(), *map(client, calls))
-
-    asyncio.run(run())
+    async with contextlib.AsyncExitStack() as stack:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        channels = [
+            await stack.enter_async_context(grpc.aio.insecure_channel(address, options=options))
+            for _ in range(clients)
+        ]
+        calls = [channel.unary_unary(PREDICT) for channel in channels]
+        await asyncio.gather(*(client(call, labels[i % len(labels)]) for i, call in enumerate(calls)))
     return {
         "clients": clients,
-        "seconds": seconds,
         "answered": answered,
         "failed": len(failed),
+        "failures": sorted(set(failed)),
         "wrong": wrong,
         "versions": len(seen),
     }
+
+
+def swaps(address: str, base: pathlib.Path, clients: int, seconds: float, every: float) -> dict[str, Any]:
+    """Clients that check each answer while a version is published every few seconds."""
+
+    async def run() -> dict[str, Any]:
+        end = time.perf_counter() + seconds
+
+        async def publish() -> None:
+            version = 1
+            while time.perf_counter() + every < end:
+                await asyncio.sleep(every)
+                version += 1
+                hidden = base / f".next{version}"
+                shutil.copytree(base / "swap" / str(version), hidden)
+                os.rename(hidden, base / "served" / str(version))
+
+        asked = checked(address, clients, lambda: time.perf_counter() < end)
+        return (await asyncio.gather(asked, publish()))[0]
+
+    return {"seconds": seconds, **asyncio.run(run())}
+
+
+def followers(address: str, clients: int, stop: str) -> dict[str, Any]:
+    """Clients by label and without, twenty requests a second each, until there is a file `stop`."""
+    labels = ("stable", "canary", "")
+    return asyncio.run(checked(address, clients, lambda: not os.path.exists(stop), labels, pause=0.05))
 
 
 # Parts ----------------------------------------------------------------------------------------------
@@ -330,6 +354,54 @@ def swap(base: pathlib.Path) -> dict[str, Any]:
     shutil.copytree(base / "swap" / "1", base / "served" / "1")
     with launch({"swap": base / "served"}) as server:
         return aside("swaps", server.address, base, 200, 60.0, 5.0)
+
+
+def push(base: pathlib.Path, pushes: int = PUSHES, clients: int = 50) -> dict[str, Any]:
+    """Pushes, each validated in a server of its own, and a rollback after each, while clients ask."""
+    import tensorflow as tf
+
+    from serving import push as push_lib
+    from zoo import blessing
+
+    def candidate(version: int) -> pathlib.Path:
+        """The model that multiplies by this number, which is the one that the push will give it."""
+        path = base / "candidates" / "swap" / str(version)
+        shutil.copytree(base / "swap" / str(version), path)
+        log = golden_pb2.PredictionLog()
+        log.predict_log.request.model_spec.signature_name = "serving_default"
+        x = INPUTS["small"]
+        tensors.write_proto(x, log.predict_log.request.inputs["x"])
+        tensors.write_proto(x * np.float32(version), log.predict_log.response.outputs["y"])
+        (path / "assets.extra").mkdir()
+        with tf.io.TFRecordWriter(str(path / "assets.extra" / "golden_requests")) as writer:
+            writer.write(log.SerializeToString())
+        blessing.write(
+            path, blessing.Blessing(True, "swap", blessing.digest(path), "2026-01-01T00:00:00Z", (), {})
+        )
+        return path
+
+    served, stop = base / "pushed", base / "stop"
+    push_lib.Base(served, say=lambda _: None).push(candidate(1))
+    flags = ["--model_config_file_poll_wait_seconds=1", "--allow_version_labels_for_unavailable_models"]
+    seconds: dict[str, list[float]] = {"push": [], "rollback": []}
+    with launch(served / "models.config", flags=flags) as server, ThreadPoolExecutor() as pool:
+        asked = pool.submit(aside, "followers", server.address, clients, stop)
+        try:
+            line = push_lib.Base(served, servers=[server.address], say=lambda _: None)
+            for version in range(2, pushes + 2):
+                export = candidate(version)
+                began = time.monotonic()
+                line.push(export)
+                between = time.monotonic()
+                line.rollback("swap")
+                seconds["push"].append(between - began)
+                seconds["rollback"].append(time.monotonic() - between)
+                print(f"{version - 1}: {between - began:.1f} s", file=sys.stderr, flush=True)
+        finally:
+            stop.touch()
+        found = asked.result()
+    median = {name: float(np.median(values)) for name, values in seconds.items()}
+    return {"pushes": pushes, "median_seconds": median, **found}
 
 
 def soak(base: pathlib.Path, seconds: float = 3600.0) -> dict[str, Any]:
@@ -429,6 +501,12 @@ def summary(results: dict[str, Any]) -> str:
             f"{row['clients']} clients through {row['versions'] - 1} hot swaps: {row['failed']} failed, "
             f"{row['wrong']} wrong of {row['answered']:,}"
         )
+    if "push" in results:
+        row = results["push"]
+        parts.append(
+            f"{row['clients']} clients through {row['pushes']} pushes and as many rollbacks: {row['failed']} "
+            f"failed, {row['wrong']} wrong of {row['answered']:,}"
+        )
     if "soak" in results:
         row = results["soak"]
         parts.append(
@@ -440,8 +518,9 @@ def summary(results: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", default=list(PARTS), help=", ".join((*PARTS, "soak")))
+    parser.add_argument("parts", nargs="*", default=list(PARTS), help=", ".join((*PARTS, "push", "soak")))
     parser.add_argument("--soak_seconds", type=float, default=3600.0)
+    parser.add_argument("--pushes", type=int, default=PUSHES)
     parser.add_argument("--call", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.call:
@@ -461,6 +540,8 @@ def main() -> None:
         for part in arguments.parts:
             if part == "soak":
                 results[part] = soak(base, arguments.soak_seconds)
+            elif part == "push":
+                results[part] = push(base, arguments.pushes)
             else:
                 results[part] = globals()[part](base)
             results[part]["run"] = {
