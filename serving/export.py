@@ -11,6 +11,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from serving import publish
-from zoo import base
+from zoo import base, blessing, model_card
 from zoo.errors import UserError
 
 WARMUP = "tf_serving_warmup_requests"  # the name that TensorFlow Serving looks for
@@ -26,7 +27,11 @@ GOLDEN = "golden_requests"
 
 
 def export(
-    model: base.Exportable, base_dir: pathlib.Path, name: str, card: dict[str, Any]
+    model: base.Exportable,
+    base_dir: pathlib.Path,
+    name: str,
+    card: dict[str, Any],
+    samples: Mapping[str, bytes] | None = None,
 ) -> pathlib.Path:
     """Writes the next version of a model: `<base_dir>/<name>/<version>/`.
 
@@ -38,7 +43,8 @@ def export(
             `serving_default`.
         base_dir: the folder that the server's `--model_base_path` is `<base_dir>/<name>` of.
         name: the served model's name.
-        card: the model card, kept as `assets.extra/card.json`.
+        card: the model card, kept as `assets.extra/card.json`, and `card.md` for people.
+        samples: what to show of the model, by file name: kept beside the card.
 
     Returns:
         The version directory.
@@ -49,7 +55,7 @@ def export(
     parent = base_dir / name
     try:
         with publish.incoming(parent) as incoming:
-            _write(model, incoming, name, card)
+            _write(model, incoming, name, card, samples or {})
             _prove(incoming)
             return publish.publish(incoming, parent)
     except (tf.errors.OpError, OSError) as error:
@@ -57,7 +63,13 @@ def export(
         raise UserError(f"cannot write the export to {parent} ({reason})") from error
 
 
-def _write(model: base.Exportable, directory: pathlib.Path, name: str, card: dict[str, Any]) -> None:
+def _write(
+    model: base.Exportable,
+    directory: pathlib.Path,
+    name: str,
+    card: dict[str, Any],
+    samples: Mapping[str, bytes],
+) -> None:
     signatures = model.signatures()
     functions = {key: f.get_concrete_function() for key, f in signatures.items()}
     used = {id(v): v for f in functions.values() for v in f.graph.variables}
@@ -80,11 +92,18 @@ def _write(model: base.Exportable, directory: pathlib.Path, name: str, card: dic
         with tf.io.TFRecordWriter(str(extra / file)) as writer:
             for log in logs:
                 writer.write(log.SerializeToString())
+    for file, content in samples.items():
+        (extra / file).write_bytes(content)
     described = card | {
+        "samples": sorted(samples),
+        "limits": model.limits,
+        "exported_by": model_card.code_version(),
         "weights_bytes": sum(int(np.prod(v.shape)) * v.dtype.size for v in used.values()),
         "signatures": {key: _describe(f) for key, f in functions.items()},
     }
     (extra / "card.json").write_text(json.dumps(described, indent=2) + "\n")
+    figures = blessing.flat(described) if "metrics" in described else None
+    (directory / blessing.CARD).write_text(model_card.markdown(described, figures), encoding="utf-8")
 
 
 def _log(

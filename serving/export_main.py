@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 import zoo
-from zoo import binary, pretrained
+from zoo import binary, model_card, pretrained
 from zoo.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,23 +33,28 @@ def main(_: list[str]) -> None:
     model: base.Exportable
     if preset is not None:
         model, card = zoo.from_pretrained(preset), pretrained.card(preset)
+        samples = pretrained.samples(preset)
     elif workdir is not None:
         # These load TensorFlow: mistakes in the flags are told before.
         from zoo import workdir as workdir_lib
 
         trained = workdir_lib.load(pathlib.Path(workdir))
+        samples = workdir_lib.showpiece(pathlib.Path(workdir), trained.model.showpiece)
         model, card = trained.model, {k: trained.config[k] for k in ("name", "family", "model")}
+        card["config_hash"] = model_card.config_hash(trained.config)
         path = pathlib.Path(workdir) / "card.json"
         if path.exists():
             card = workdir_lib.read_card(path)
     else:
         from zoo import gatys
 
+        samples = {}
         model = gatys.Model(weights=_VGG19_WEIGHTS.value)
         card = {"name": "gatys", "family": "gatys", "model": dataclasses.asdict(model.config)}
+        card["config_hash"] = model_card.config_hash(card)
     from serving import export
 
-    print(export.export(model, pathlib.Path(_BASE_DIR.value), card["name"], card))
+    print(export.export(model, pathlib.Path(_BASE_DIR.value), card["name"], card, samples))
 
 
 def run() -> None:

@@ -16,7 +16,8 @@ from binaries import ROOT, run_main
 
 import zoo
 from serving import client as client_lib
-from serving import errors, export, launch, portable
+from serving import errors, export, golden, launch, portable
+from train import served
 from zoo import files
 from zoo import workdir as workdir_lib
 from zoo.errors import UserError
@@ -45,6 +46,8 @@ def test_an_export_carries_its_card_golden_requests_and_warm_up(exported):
     extra = version / "assets.extra"
     card = json.loads((extra / "card.json").read_text())
     assert set(card["signatures"]) == set(model.signatures())
+    assert card["limits"] == model.limits and len(model.limits) > 50
+    assert model.limits in (extra / "card.md").read_text()
     assert set(portable.golden_requests(version)) == set(model.signatures())
     assert (extra / "tf_serving_warmup_requests").stat().st_size > 0
 
@@ -125,8 +128,9 @@ def test_options_have_defaults_in_the_signature(exported, signature, names):
     assert all(len(v) == len(next(iter(required.values()))) for v in answer.values())
 
 
-def test_a_served_export_answers_its_golden_requests(exported):
-    family, _, version = exported
+def test_a_served_export_answers_its_golden_requests_and_evaluation_s_calls(exported):
+    family, model, version = exported
+    card = {"family": family, "model": json.loads(json.dumps(dataclasses.asdict(model.config)))}
     with (
         launch.launch((family, version.parent)) as server,
         client_lib.Client.connect(server.address) as client,
@@ -134,6 +138,16 @@ def test_a_served_export_answers_its_golden_requests(exported):
         for signature, (inputs, expected) in portable.golden_requests(version).items():
             got = client.predict(family, inputs, signature=signature)
             assert portable.compare(signature, got, expected, 1e-5) == []
+        # As `train.evaluate` asks a model: functions of tensors, beside a configuration.
+        judged = served.Export(golden.Export(family, 1, version), card, client)
+        assert (judged.config, judged.learns) == (model.config, model.learns)
+        signatures = judged.signatures()
+        for signature, (inputs, expected) in portable.golden_requests(version).items():
+            tensors = {k: tf.constant(v.tolist() if v.dtype == object else v) for k, v in inputs.items()}
+            got = {k: v.numpy() for k, v in signatures[signature](**tensors).items()}
+            assert portable.compare(signature, got, expected, 1e-5) == []
+        with pytest.raises(UserError, match="the export has no signature 'paint'"):
+            signatures["paint"]
 
 
 # Family → a signature of it, inputs that only the graph can refuse, and the op's own words.

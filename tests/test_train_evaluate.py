@@ -11,6 +11,7 @@ from binaries import run_main
 
 import zoo
 from train import data, evaluate
+from zoo import model_card
 from zoo.errors import UserError
 
 
@@ -33,8 +34,8 @@ def test_a_classifier_that_always_says_three_is_right_on_the_threes():
     assert report["metrics"]["accuracy"] == pytest.approx(share)
     nll = -share * np.log(0.7) - (1 - share) * np.log(1 / 30)
     assert report["metrics"]["nll"] == pytest.approx(nll, rel=1e-5)
-    assert report["accuracy_by_class"]["3"] == 1.0
-    assert sum(report["accuracy_by_class"].values()) == 1.0
+    assert report["slices"]["accuracy"]["3"] == 1.0
+    assert sum(report["slices"]["accuracy"].values()) == 1.0
 
 
 def test_a_gan_s_report_has_the_real_row_beside_it():
@@ -76,6 +77,13 @@ def test_the_binary_prints_a_table_and_writes_json(tmp_path):
     lines = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
     logged = [x["eval/accuracy"] for x in lines if "eval/accuracy" in x][-1]
     assert report["metrics"]["accuracy"] == pytest.approx(logged, abs=1e-6)
+    # The run's card for people has the figures, too, and all that a card says.
+    card = json.loads((workdir / "card.json").read_text())
+    assert card["config_hash"] == model_card.config_hash(json.loads((workdir / "config.json").read_text()))
+    assert card["code_version"] == model_card.code_version()
+    shown = (workdir / "card.md").read_text()
+    for part in (f"| accuracy | {logged:.6g} |", "| accuracy/3 |", card["limits"], card["config_hash"]):
+        assert part in shown
 
 
 @pytest.mark.parametrize(
@@ -83,8 +91,10 @@ def test_the_binary_prints_a_table_and_writes_json(tmp_path):
     [
         (["--pretrained=nothing"], "no pretrained weights named 'nothing'"),
         (["--workdir=/nowhere"], "/nowhere is no training work directory"),
-        ([], "exactly one of --workdir=<dir> and --pretrained=<preset>"),
+        ([], "exactly one of --workdir=<dir>, --pretrained=<preset> and --export=<dir>"),
         (["--pretrained=cnn_mnist", "--config=cnn_mnst"], "unknown preset 'cnn_mnst'"),
+        (["--pretrained=cnn_mnist", "--gate=accuracy >= 1"], "only an export is blessed"),
+        (["--export=/nowhere"], "/nowhere is no export"),
     ],
 )
 def test_a_mistake_is_one_line(flags, expected):

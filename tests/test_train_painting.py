@@ -14,7 +14,7 @@ def test_who_paints_nothing_keeps_the_content_and_wins_no_style():
     metrics = report["metrics"]
     assert metrics["content_loss"] == 0
     assert metrics["gatys_loss"] == metrics["style_loss"] == metrics["gatys_loss_of_photo"] > 0
-    by_style = report["gatys_loss_by_style"]
+    by_style = report["slices"]["gatys_loss"]
     assert list(by_style) == ["reds", "blues"]
     assert np.mean(list(by_style.values())) == pytest.approx(metrics["gatys_loss"])
     assert report["n_test"] == 16

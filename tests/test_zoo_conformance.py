@@ -45,6 +45,7 @@ SIGNATURES = {
         "decode": ({"z"}, {"image"}),
         "interpolate": ({"z_from", "z_to", "fraction"}, {"image"}),
         "elbo": ({"image", "seed"}, {"elbo"}),
+        "likelihood": ({"image", "z"}, {"log_likelihood"}),
     },
     "rnn": {
         "generate": ({"prompt", "seed", "length", "temperature", "top_k", "top_p"}, {"text"}),

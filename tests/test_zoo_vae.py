@@ -168,11 +168,18 @@ def test_what_is_minimised_is_the_weighted_sum_it_says():
     assert weighted["loss"] < weighted["negative_elbo"] - 0.01
 
 
+def _log_weights(model, image, label, noise):
+    """log p(x, z_k) / q(z_k|x) of the z that `noise` `[B, k, D]` draws: `[B, k]`."""
+    mean, log_variance = model.posterior(image, label)
+    z = mean[:, None] + tf.exp(0.5 * log_variance)[:, None] * noise
+    return model.log_likelihood(image, label, z) + vae.log_ratio(z, mean, log_variance)
+
+
 def test_the_importance_weighted_bound_of_one_sample_is_the_elbo_and_rises_with_samples():
     model = _model()
     image, label = _batch(model.config, 4)
     image = tf.round(image)
-    log_weights = model.log_weights(image, label, tf.random.stateless_normal([4, 4096, 6], [1, 2]))
+    log_weights = _log_weights(model, image, label, tf.random.stateless_normal([4, 4096, 6], [1, 2]))
     draws = 500
     rows = [tf.repeat(x, draws, axis=0) for x in (image, label)]
     log_likelihood, kl = model.elbo_parts(*rows, tf.random.stateless_normal([4 * draws, 6], [3, 4]))
@@ -198,7 +205,8 @@ def test_the_bound_is_exact_where_the_posterior_is():
     log_likelihood, kl = model.elbo_parts(tf.round(image), label, tf.random.stateless_normal([3, 6], [1, 2]))
     np.testing.assert_allclose(kl, 0.0, atol=1e-6)
     np.testing.assert_allclose(log_likelihood, 64 * math.log(0.5), rtol=1e-6)
-    weights = model.log_weights(tf.round(image), label, tf.random.stateless_normal([3, 5, 6], [1, 2]))
+    noise = tf.random.stateless_normal([3, 5, 6], [1, 2])
+    weights = _log_weights(model, tf.round(image), label, noise)
     np.testing.assert_allclose(weights, 64 * math.log(0.5), rtol=1e-5)
 
 
@@ -215,8 +223,9 @@ def test_grey_is_binarised_by_the_seed_and_black_and_white_stay_as_they_are():
     binary = tf.round(_batch(model.config)[0])
     highest = np.nextafter(np.float32(1), np.float32(0))
     uniform = tf.concat([tf.zeros([8, 64]), tf.fill([8, 64], highest)], axis=0)
-    np.testing.assert_array_equal(model.observed(binary, uniform), binary)
-    drawn = model.observed(tf.fill([200, 8, 8, 1], 0.3), tf.random.stateless_uniform([200, 64], [1, 2]))
+    np.testing.assert_array_equal(vae.observed(model.config, binary, uniform), binary)
+    uniform = tf.random.stateless_uniform([200, 64], [1, 2])
+    drawn = vae.observed(model.config, tf.fill([200, 8, 8, 1], 0.3), uniform)
     assert set(np.unique(drawn)) == {0.0, 1.0}
     assert float(tf.reduce_mean(drawn)) == pytest.approx(0.3, abs=0.02)
 
@@ -263,7 +272,7 @@ def test_two_replicas_learn_what_one_device_learns(mirrored, changes):
 def test_the_signatures_agree_with_each_other(changes):
     model = _model(**changes)
     signatures = model.signatures()
-    assert list(signatures) == ["sample", "encode", "decode", "interpolate", "elbo"]
+    assert list(signatures) == ["sample", "encode", "decode", "interpolate", "elbo", "likelihood"]
     requests = {k: {n: tf.constant(v) for n, v in r.items()} for k, r in model.example_requests().items()}
     inputs = {"label"} if model.config.conditional else set()
     assert set(requests["elbo"]) == {"image", "seed"} | inputs
@@ -281,10 +290,16 @@ def test_the_signatures_agree_with_each_other(changes):
     label = requests["elbo"].get("label", tf.zeros([3], tf.int32))
     noise = vae.rng.row_normal(requests["elbo"]["seed"], 6)
     if model.config.likelihood == vae.Likelihood.LOGISTIC:
-        assert model.observed(image, uniform) is image
+        assert vae.observed(model.config, image, uniform) is image
     log_likelihood, kl = model.elbo_parts(image, label, noise)
     served = signatures["elbo"](**{**requests["elbo"], "image": image})["elbo"]
     np.testing.assert_allclose(served, log_likelihood - kl, rtol=1e-5)
+    # Its parts are served, too.
+    labels = {"label": label} if inputs else {}
+    encoded = signatures["encode"](image=image, **labels)
+    z = encoded["mean"] + tf.exp(0.5 * encoded["log_variance"]) * noise
+    parts = signatures["likelihood"](image=image, z=z, **labels)["log_likelihood"]
+    np.testing.assert_allclose(parts, log_likelihood, rtol=1e-5)
 
 
 def test_temperature_zero_is_the_middle_and_a_label_is_drawn_for_minus_one():

@@ -12,12 +12,13 @@ import keras
 import tensorflow as tf
 
 from train.data.dataset import DataSet
+from zoo import model_card
 from zoo.files import atomic_write
-from zoo.workdir import Trained
+from zoo.workdir import Trained, previews
 
 
 def write(workdir: pathlib.Path, trained: Trained, data: DataSet) -> dict[str, Any]:
-    """Writes `<workdir>/card.json` for what the loop trained there and returns it."""
+    """Writes `<workdir>/card.json`, and `card.md` for people, for what the loop trained there; returns it."""
     config = trained.config
     # The program and its flags as a person would type them, without the path of this machine.
     command = ["python", "-m", "train.main", *sys.argv[1:]]
@@ -32,6 +33,8 @@ def write(workdir: pathlib.Path, trained: Trained, data: DataSet) -> dict[str, A
             **data.sizes,
         },
         "command": shlex.join(command),
+        "config_hash": model_card.config_hash(config),
+        "code_version": model_card.code_version(),
         "seed": config["seed"],
         "steps": trained.step,
         "wall_seconds": round(trained.seconds, 1),
@@ -41,8 +44,11 @@ def write(workdir: pathlib.Path, trained: Trained, data: DataSet) -> dict[str, A
             "tensorflow": tf.__version__,
             "keras": keras.__version__,
         },
+        "samples": [path.relative_to(workdir).as_posix() for path in previews(workdir)],
+        "limits": trained.model.limits,
     }
     atomic_write(workdir / "card.json", (json.dumps(card, indent=2) + "\n").encode())
+    atomic_write(workdir / "card.md", model_card.markdown(card).encode())
     return card
 
 

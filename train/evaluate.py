@@ -21,22 +21,24 @@ from train.metrics import (
     reconstruction,
 )
 from train.metrics.judge import Judge
-from zoo import base, vae
+from train.metrics.slices import by_class
+from zoo import base, blessing
 from zoo.errors import UserError
 
 _BATCH = 250
 
 
-def evaluate(model: base.Model, family: str, data: DataSet) -> dict[str, Any]:
+def evaluate(model: base.Judged, family: str, data: DataSet) -> dict[str, Any]:
     """The family's metrics on the test split.
 
     Args:
-        model: a trained model; only its `signatures()` are used.
+        model: a trained model, or an export (`train.served`).
         family: its name in `zoo.FAMILIES`.
         data: the data set it was trained on.
 
     Returns:
-        JSON values; `report["metrics"]` holds the headline numbers by name.
+        JSON values; `report["metrics"]` holds the headline numbers by name, `report["slices"]` some of them
+        by class, style ...
 
     Raises:
         UserError: the family has no evaluation, the data are not of the kind or shape that the model
@@ -56,7 +58,7 @@ def evaluate(model: base.Model, family: str, data: DataSet) -> dict[str, Any]:
     return _EVALUATIONS[family](model, data)
 
 
-def _classifier(model: base.Model, data: ImageData) -> dict[str, Any]:
+def _classifier(model: base.Judged, data: ImageData) -> dict[str, Any]:
     classify = model.signatures()["classify"]
     labels = data.test.labels
     probabilities = np.concatenate(
@@ -68,37 +70,35 @@ def _classifier(model: base.Model, data: ImageData) -> dict[str, Any]:
         ]
     )
     predicted = probabilities.argmax(axis=1)
-    chosen = probabilities[np.arange(len(labels)), labels]
+    nll = -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12))
     return {
-        "metrics": {
-            "accuracy": distances.accuracy(predicted, labels),
-            "nll": float(-np.log(np.maximum(chosen, 1e-12)).mean()),
+        "metrics": {"accuracy": distances.accuracy(predicted, labels), "nll": float(nll.mean())},
+        "slices": {
+            "accuracy": by_class(predicted == labels, labels, data.class_names),
+            "nll": by_class(nll, labels, data.class_names),
         },
         "n_test": len(labels),
-        "accuracy_by_class": {
-            name: distances.accuracy(predicted[labels == i], labels[labels == i])
-            for i, name in enumerate(data.class_names)
-        },
     }
 
 
-def _gan(model: base.Model, data: ImageData) -> dict[str, Any]:
+def _gan(model: base.Judged, data: ImageData) -> dict[str, Any]:
     """10,000 samples, every class equally often, seeds 0 to 9,999."""
     return _generated(model, data, Judge.load(data.name), conditional=True)
 
 
-def _vae(model: vae.Model, data: ImageData) -> dict[str, Any]:
+def _vae(model: base.Judged, data: ImageData) -> dict[str, Any]:
     """The bounds on the likelihood; 10,000 samples, judged where a judge of such images is kept."""
     found = likelihood.likelihood_report(model, data)
     kept = Judge.load(data.name) if judge.folder(data.name).name in judge.known() else None
     if kept is not None and kept.image_shape != data.train.images.shape[1:]:
         kept = None
     report = _generated(model, data, kept, model.config.conditional)
-    return {**found, **report, "metrics": {**found["metrics"], **report["metrics"]}}
+    both = {key: found[key] | report[key] for key in ("metrics", "slices")}
+    return found | report | both
 
 
 def _generated(
-    model: base.Model, data: ImageData, kept: Judge | None, conditional: bool
+    model: base.Judged, data: ImageData, kept: Judge | None, conditional: bool
 ) -> dict[str, Any]:
     """How good 10,000 samples are, if there is a judge, and how near they lie to the training images."""
     sample = model.signatures()["sample"]
@@ -111,7 +111,7 @@ def _generated(
             for i in range(0, generative.SAMPLES, _BATCH)
         ]
     )
-    report: dict[str, Any] = {}
+    report: dict[str, Any] = {"slices": {}}
     if kept is not None:
         asked = labels if conditional and len(data.class_names) > 1 else None
         report = generative.generative_report(kept, data.train.images, data.test.images, fakes, asked)
@@ -121,7 +121,7 @@ def _generated(
 
 
 # family -> report of (model, data set of the kind that the family learns)
-_EVALUATIONS: dict[str, Callable[[base.Model, Any], dict[str, Any]]] = {
+_EVALUATIONS: dict[str, Callable[[base.Judged, Any], dict[str, Any]]] = {
     "autoencoder": reconstruction.report,
     "chorales": harmony.evaluate,
     "cnn": _classifier,
@@ -139,8 +139,7 @@ def table(report: dict[str, Any]) -> str:
         tables = [part.table(report) for part, key in parts if key in report]
         return "\n".join([*tables, memorisation.table(report["memorisation"])])
     lines = [f"{name:<32}{value:.5f}" for name, value in report["metrics"].items()]
-    lines += [
-        f"  accuracy {name:<21}{value:.5f}" for name, value in report.get("accuracy_by_class", {}).items()
-    ]
+    slices = blessing.flat({"metrics": {}, "slices": report.get("slices", {})})
+    lines += [f"  {name:<30}{value:.5f}" for name, value in slices.items()]
     lines.append(f"n = {report['n_test']:,} test {report.get('unit', 'images')}")
     return "\n".join(lines)

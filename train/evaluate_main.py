@@ -1,36 +1,58 @@
-"""Judges a model on held-out data: `python -m train.evaluate_main --config=gan_fashion --workdir=runs/x`."""
+"""Judges a model on held-out data, and an export so that it may reach users.
 
-import io
+    python -m train.evaluate_main --workdir=runs/gan_fashion --data_dir=data
+    python -m train.evaluate_main --export=candidates/gan_fashion/1 --base_dir=models --data_dir=data
+
+Exit status of the second: 0 blessed, 3 not blessed, 2 a mistake.
+"""
+
 import json
 import pathlib
+import sys
 from typing import Any
 
 from absl import flags
 
 import zoo
-from zoo import binary, pretrained
+from zoo import binary, blessing, model_card, pretrained
 from zoo.errors import UserError
 from zoo.files import atomic_write
 
 with binary.needs("train"):
-    from PIL import Image
-
+    from train import bless, data, evaluate, presets, served
     from train import config as config_lib
-    from train import data, evaluate, presets
+    from train.data.dataset import DataSet
     from zoo import base
     from zoo import workdir as workdir_lib
 
-_PREVIEWS = (".png", ".txt", ".mid")
-_PREVIEW_SIDE = 640  # pixels: a look at the model, not its whole output, goes into the repository
+NOT_BLESSED = 3
 
 _CONFIG = flags.DEFINE_string(
     "config", None, "Preset whose data set to judge on; default: the one the model was trained on."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "A training run's work directory.")
 _PRETRAINED = flags.DEFINE_string("pretrained", None, "Or a preset whose weights the zoo keeps.")
+_EXPORT = flags.DEFINE_string(
+    "export",
+    None,
+    "Or an export, <folder>/<name>/<version>: it is judged as a server answers with it, and blessed if it"
+    " passes its gates.",
+)
+_BASE_DIR = flags.DEFINE_string(
+    "base_dir", None, "With --export: the models that are served; `last` in a gate is their newest blessed."
+)
+_GATE = flags.DEFINE_multi_string(
+    "gate",
+    [],
+    "With --export: '<metric> <=|>= <limit>', for example 'accuracy >= last - 0.005'; beside the preset's"
+    " gates, or in place of the one on the same metric and kind of limit. May be repeated.",
+)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder with the data set's original files.")
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "JSON file; default: <workdir>/evaluation.json or evaluation_<preset>.json."
+    "output",
+    None,
+    "JSON file; default: <workdir>/evaluation.json or evaluation_<preset>.json; none for an export, whose"
+    " blessing.json has the figures.",
 )
 _KEEP = flags.DEFINE_boolean(
     "keep", False, "Keep the weights and a card with these metrics in zoo/weights/<preset>/."
@@ -38,35 +60,93 @@ _KEEP = flags.DEFINE_boolean(
 
 
 def main(_: list[str]) -> None:
-    workdir, preset = _WORKDIR.value, _PRETRAINED.value
+    workdir, preset, export = _WORKDIR.value, _PRETRAINED.value, _EXPORT.value
+    if [workdir, preset, export].count(None) != 2:
+        raise UserError(
+            "exactly one of --workdir=<dir>, --pretrained=<preset> and --export=<dir> is expected"
+        )
     if _KEEP.value and workdir is None:
         raise UserError("--keep keeps the weights of a --workdir")
-    if preset is not None and workdir is None:
-        card, model = pretrained.card(preset), zoo.from_pretrained(preset)
-        output = pathlib.Path(_OUTPUT.value or f"evaluation_{preset}.json")
-        source = presets.load(_CONFIG.value or preset).data
-    elif workdir is not None and preset is None:
-        trained = workdir_lib.load(pathlib.Path(workdir))
-        model, card = trained.model, trained.config
-        output = pathlib.Path(_OUTPUT.value or f"{workdir}/evaluation.json")
-        source = (
-            presets.load(_CONFIG.value)
-            if _CONFIG.value
-            else config_lib.read(pathlib.Path(workdir, "config.json"))
-        ).data
-    else:
-        raise UserError("exactly one of --workdir=<dir> and --pretrained=<preset> is expected")
-    held_out = data.load(
-        source.name, data_dir=_DATA_DIR.value, image_size=source.image_size or None
-    )
+    if export is None and (_GATE.value or _BASE_DIR.value is not None):
+        raise UserError("--gate and --base_dir are about an --export: only an export is blessed")
+    if export is not None:
+        _bless(pathlib.Path(export))
+    elif workdir is not None:
+        _of_workdir(pathlib.Path(workdir))
+    elif preset is not None:
+        _judge(
+            zoo.from_pretrained(preset),
+            pretrained.card(preset)["family"],
+            presets.load(_CONFIG.value or preset).data,
+            pathlib.Path(_OUTPUT.value or f"evaluation_{preset}.json"),
+        )
+
+
+def _of_workdir(workdir: pathlib.Path) -> None:
+    trained = workdir_lib.load(workdir)
+    config = presets.load(_CONFIG.value) if _CONFIG.value else config_lib.read(workdir / "config.json")
     if _KEEP.value:
-        pretrained.round_weights(model)
-    report = evaluate.evaluate(model, card["family"], held_out)
+        pretrained.round_weights(trained.model)
+    output = pathlib.Path(_OUTPUT.value or workdir / "evaluation.json")
+    report = _judge(trained.model, trained.config["family"], config.data, output)
+    _describe(workdir, report)
+    if _KEEP.value:
+        print(f"kept {_keep(trained.model, report, workdir)}")
+
+
+def _judge(model: base.Model, family: str, source: config_lib.Data, output: pathlib.Path) -> dict[str, Any]:
+    report = evaluate.evaluate(model, family, _load(source))
     print(evaluate.table(report))
+    _write(output, report)
+    return report
+
+
+def _load(source: config_lib.Data) -> DataSet:
+    return data.load(source.name, data_dir=_DATA_DIR.value, image_size=source.image_size or None)
+
+
+def _bless(export: pathlib.Path) -> None:
+    # Every mistake that can be known is told before anything that takes long.
+    blessing.digest(export)
+    card = served.card(export)
+    wanted = bless.gates_of(card, _GATE.value)
+    base_dir = _BASE_DIR.value and pathlib.Path(_BASE_DIR.value)
+    last = bless.last_blessed(base_dir, export.resolve().parent.name) if base_dir else None
+    source = presets.load(_CONFIG.value).data if _CONFIG.value else _data_of(export, card)
+    found = bless.measure(export, _load(source))
+    print(evaluate.table(found.report))
+    if _OUTPUT.value:
+        _write(pathlib.Path(_OUTPUT.value), found.report)
+    judged = bless.bless(export, found, wanted, last)
+    print(bless.table(judged))
+    print(f"{'blessed' if judged.blessed else 'NOT blessed'}: {export / blessing.FILE}")
+    if not judged.blessed:
+        sys.exit(NOT_BLESSED)
+
+
+def _data_of(export: pathlib.Path, card: dict[str, Any]) -> config_lib.Data:
+    """What the model of an export was trained on, by its card."""
+    name = card.get("data", {}).get("name")
+    if name is None:
+        raise UserError(
+            f"the card of {export} does not say what the model learnt from; --config=<preset> does"
+        )
+    # Resizing to the size that pictures have already changes nothing.
+    height, width, _ = card["model"].get("image_shape", (0, 0, 0))
+    return config_lib.Data(name=name, image_size=height if height == width else 0)
+
+
+def _write(output: pathlib.Path, report: dict[str, Any]) -> None:
     atomic_write(output, (json.dumps(report, indent=2) + "\n").encode())
     print(f"wrote {output}")
-    if _KEEP.value and workdir is not None:
-        print(f"kept {_keep(model, report, pathlib.Path(workdir))}")
+
+
+def _describe(workdir: pathlib.Path, report: dict[str, Any]) -> None:
+    """Shows the figures on the run's card for people."""
+    path = workdir / "card.json"
+    if path.exists():
+        markdown = model_card.markdown(workdir_lib.read_card(path), blessing.flat(report))
+        atomic_write(workdir / "card.md", markdown.encode())
 
 
 def _keep(model: base.Model, report: dict[str, Any], workdir: pathlib.Path) -> pathlib.Path:
@@ -74,32 +154,14 @@ def _keep(model: base.Model, report: dict[str, Any], workdir: pathlib.Path) -> p
     if not path.exists():
         raise UserError(f"{workdir} has no card.json: its run has not reached its last step")
     card = workdir_lib.read_card(path)
-    card["metrics"] = report["metrics"]
+    card["metrics"], card["slices"] = report["metrics"], report.get("slices", {})
     if "real" in report:
         card["metrics_of_real_images"] = report["real"]
         card["judged_images"] = {"generated": report["n"], "test": report["n_test"]}
     card["evaluation"] = f"python -m train.evaluate_main --pretrained={card['name']} --data_dir=<dir>"
-    return pretrained.keep(model, card, _showpiece(workdir, model.showpiece))
-
-
-def _showpiece(workdir: pathlib.Path, name: str) -> dict[str, bytes]:
-    """The newest preview of that name, by what it is to be called. Others show the data set's own examples,
-    which are not ours to publish."""
-    kept = {}
-    for ending in _PREVIEWS if name else ():
-        previews = sorted((workdir / "previews").glob(f"step_*_{name}{ending}"))
-        if previews:
-            content = previews[-1].read_bytes()
-            kept[f"preview{ending}"] = _small(content) if ending == ".png" else content
-    return kept
-
-
-def _small(png: bytes) -> bytes:
-    preview = Image.open(io.BytesIO(png))
-    preview.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
-    encoded = io.BytesIO()
-    preview.save(encoded, "PNG", optimize=True)
-    return encoded.getvalue()
+    samples = workdir_lib.showpiece(workdir, model.showpiece)
+    card["samples"] = sorted(samples)
+    return pretrained.keep(model, card, samples)
 
 
 def run() -> None:

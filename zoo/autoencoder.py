@@ -345,6 +345,11 @@ def unpack(code_bytes: tf.Tensor, code_dim: int) -> tf.Tensor:
 class Model(base.Model):
     """An autoencoder; `fit` on batches of (image `[B, H, W, C]` in `[0, 1]`, label), the label unused."""
 
+    limits = (
+        "For pictures like those it learnt from, at their size: others come back as the nearest thing it "
+        "knows. A denoiser invents what noise has hidden: no evidence of what was there."
+    )
+
     def __init__(self, config: Config, seed: int = 0):
         config.validate()
         super().__init__(config, seed)

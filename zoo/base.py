@@ -21,11 +21,23 @@ Preview = np.ndarray | str
 class Exportable(Protocol):
     """What the exporter asks of a model: every `Model` has it, and what cannot be trained (`zoo.gatys`)."""
 
+    limits: str
+
     def signatures(self) -> dict[str, Signature]:
         """See `Model.signatures`."""
 
     def example_requests(self) -> dict[str, dict[str, np.ndarray]]:
         """See `Model.example_requests`."""
+
+
+class Judged(Protocol):
+    """What evaluation asks of a model: what an export has, too."""
+
+    config: Any
+    learns: str
+
+    def signatures(self) -> dict[str, Signature]:
+        """See `Model.signatures`."""
 
 
 class Model(keras.Model, abc.ABC):
@@ -37,6 +49,7 @@ class Model(keras.Model, abc.ABC):
 
     learns = "images"  # the kind of data: images, text or music
     showpiece = ""  # the preview that is all the model's own work, fit to be published
+    limits: str  # what it is good for and what not, for its model card
 
     def __init__(self, config: Any, seed: int = 0):
         super().__init__()

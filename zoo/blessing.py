@@ -1,7 +1,7 @@
 """`assets.extra/blessing.json`: what was found when an export was judged, and whether it may reach users.
 
-It lies in the export that it speaks of and names the digest of all of its other files, so it cannot bless
-another one. No TensorFlow.
+It lies in the export that it speaks of and names the digest of its other files, so it cannot bless another
+one. (All but `card.md`, which repeats its figures for people.) No TensorFlow.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from zoo.errors import UserError
 from zoo.files import atomic_write
 
 FILE = pathlib.Path("assets.extra", "blessing.json")
+CARD = pathlib.Path("assets.extra", "card.md")  # `zoo.model_card` in Markdown, written anew with the figures
 _BLOCK = 2**20
 
 
@@ -41,8 +42,26 @@ class Blessing:
     compared_with: str = ""  # the digest of the blessed version that "last" stands for; "" if there was none
 
 
+def flat(report: dict[str, Any]) -> dict[str, float]:
+    """`metrics` and `slices` of a report, or of a card, by the names that gates use.
+
+    >>> flat({"metrics": {"accuracy": 0.9}, "slices": {"accuracy": {"Coat": 0.8}}})
+    {'accuracy': 0.9, 'accuracy/Coat': 0.8}
+    """
+    found = dict(report["metrics"])
+    for name, slices in report.get("slices", {}).items():
+        found |= {f"{name}/{slice_}": value for slice_, value in slices.items()}
+    return found
+
+
+def files(export: pathlib.Path) -> list[pathlib.Path]:
+    """What an export consists of: its files but for those that judging writes, sorted."""
+    judged = {export / FILE, export / CARD}
+    return sorted(p for p in export.rglob("*") if p.is_file() and p not in judged)
+
+
 def digest(export: pathlib.Path) -> str:
-    """`sha256:<hex>` of the names and the contents of an export's files, all but the blessing itself.
+    """`sha256:<hex>` of the names and the contents of an export's `files`.
 
     Raises:
         UserError: there is no SavedModel.
@@ -52,7 +71,7 @@ def digest(export: pathlib.Path) -> str:
             f"{export} is no export: it has no saved_model.pb; python -m serving.export_main makes one"
         )
     whole = hashlib.sha256()
-    for path in sorted(p for p in export.rglob("*") if p.is_file() and p != export / FILE):
+    for path in files(export):
         content = hashlib.sha256()
         with path.open("rb") as stream:
             while block := stream.read(_BLOCK):
@@ -66,6 +85,11 @@ def write(export: pathlib.Path, blessing: Blessing) -> pathlib.Path:
     path = export / FILE
     atomic_write(path, (json.dumps(dataclasses.asdict(blessing), indent=2) + "\n").encode())
     return path
+
+
+def write_card(export: pathlib.Path, markdown: str) -> None:
+    """Writes the export's card for people anew, now that there are figures to show."""
+    atomic_write(export / CARD, markdown.encode())
 
 
 def read(export: pathlib.Path) -> Blessing | None:

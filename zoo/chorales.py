@@ -138,6 +138,10 @@ class Model(base.Model):
 
     learns = "music"
     showpiece = "composed"
+    limits = (
+        "Writes exercises in the style of its data, in four voices and quarter notes, with forbidden "
+        "parallels more often than Bach. No long form, no words, no dynamics."
+    )
 
     def __init__(self, config: Config, seed: int = 0):
         config.validate()

@@ -162,6 +162,11 @@ def grad_cam(features: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
 class Model(base.Model):
     """A classifier; `fit` on batches of (image `[B, H, W, C]` in `[0, 1]`, label int `[B]`)."""
 
+    limits = (
+        "Tells apart the classes it was taught and nothing else: any picture gets one of them. Its "
+        "probabilities are not calibrated, and accuracy falls on pictures made otherwise than its data."
+    )
+
     def __init__(self, config: Config, seed: int = 0):
         config.validate()
         super().__init__(config, seed)

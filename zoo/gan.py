@@ -301,6 +301,10 @@ class Model(base.Model):
     """A conditional GAN; `fit` on batches of (image `[B, H, W, C]` in `[0, 1]`, label int `[B]`)."""
 
     showpiece = "samples"
+    limits = (
+        "For pictures to look at, not as data to measure anything on: it leaves out part of the variety of "
+        "what it learnt from and repeats its biases."
+    )
 
     def __init__(self, config: Config, seed: int = 0):
         config.validate()

@@ -638,6 +638,11 @@ def _start(config: Config, x: tf.Tensor) -> minimizers.Lbfgs | minimizers.Adam:
 class Model:
     """What an export holds: VGG19 and the signature `stylize`, whose optimisation runs inside the graph."""
 
+    limits = (
+        "For pictures to look at, a minute or more each: too slow for many users at once. Nothing was "
+        "trained here: the features are VGG19's, learnt on ImageNet."
+    )
+
     def __init__(self, config: Config | None = None, weights: str = vgg19.IMAGENET):
         self.config = config or Config()
         self.config.validate()

@@ -39,6 +39,11 @@ def card(name: str) -> dict[str, Any]:
     return json.loads((DIRECTORY / name / "card.json").read_text())
 
 
+def samples(name: str) -> dict[str, bytes]:
+    """The previews that are kept beside a preset's weights, by file name."""
+    return {path.name: path.read_bytes() for path in sorted((DIRECTORY / name).glob("preview.*"))}
+
+
 def load(name: str) -> "base.Model":
     """The model of a kept preset, ready for inference.
 

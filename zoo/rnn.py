@@ -365,6 +365,10 @@ class Model(base.Model):
 
     learns = "text"
     showpiece = "sample"
+    limits = (
+        "Writes in the manner of its text, without meaning or facts, and may repeat passages of it, its "
+        "prejudices included."
+    )
 
     def __init__(self, config: Config, seed: int = 0):
         config.validate()

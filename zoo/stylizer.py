@@ -231,6 +231,10 @@ class Model(base.Model):
     """A stylizer; `fit` on batches of (photo `[B, H, W, 3]` in `[0, 1]`, anything)."""
 
     showpiece = "styles"
+    limits = (
+        "For pictures to look at. Styles are those it was taught; brush strokes are as large as in "
+        "training, whatever the size of the photo, and fine detail such as small faces is lost."
+    )
 
     def __init__(self, config: Config, seed: int = 0):
         config.validate()

@@ -231,6 +231,20 @@ def importance_weighted_bound(log_weights: tf.Tensor) -> tf.Tensor:
     return tf.reduce_logsumexp(log_weights, axis=1) - tf.math.log(samples)
 
 
+def log_ratio(z: tf.Tensor, mean: tf.Tensor, log_variance: tf.Tensor) -> tf.Tensor:
+    """log p(z) / q(z|x), z `[B, k, D]`, mean and log variance of q `[B, D]` → `[B, k]`."""
+    zero = tf.zeros([])
+    return normal_log_density(z, zero, zero) - normal_log_density(z, mean[:, None], log_variance[:, None])
+
+
+def observed(config: Config, image: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
+    """What the likelihood is about: a Bernoulli model's image is white where `uniform` in `[0, 1)`, `[B, H W
+    C]`, is below it; others are as they are."""
+    if config.likelihood != Likelihood.BERNOULLI:
+        return image
+    return tf.cast(tf.reshape(uniform, tf.shape(image)) < image, tf.float32)
+
+
 def spherical(start: tf.Tensor, end: tf.Tensor, fraction: tf.Tensor) -> tf.Tensor:
     """(sin((1 - t)Ω) start + sin(tΩ) end) / sin Ω, Ω the angle between them (White 2016, arXiv:1609.04468).
 
@@ -261,6 +275,10 @@ class Model(base.Model):
     """A VAE; `fit` on batches of (image `[B, H, W, C]` in `[0, 1]`, label int `[B]`)."""
 
     showpiece = "samples"
+    limits = (
+        "For exploring a data set by its codes, and for its bounds on the likelihood; samples are softer "
+        "than a GAN's. A high likelihood does not say that a picture is like its data."
+    )
 
     def __init__(self, config: Config, seed: int = 0):
         config.validate()
@@ -289,7 +307,7 @@ class Model(base.Model):
         uniform = rng.replica_uniform(rows, pixels, self.seed, _BINARISATION, self.noise_step)
         noise = rng.replica_normal(rows, width, self.seed, _Z, self.noise_step)
         with tf.GradientTape() as tape:
-            loss = self._loss(self.observed(image, uniform), label, noise)
+            loss = self._loss(observed(self.config, image, uniform), label, noise)
             scaled = loss / replicas
         variables = self.trainable_variables
         self.optimizer.apply(tape.gradient(scaled, variables), variables)
@@ -302,7 +320,7 @@ class Model(base.Model):
         pixels, width = int(np.prod(self.config.image_shape)), self._noise_width()
         uniform = tf.random.stateless_uniform([rows, pixels], seed=[0, _BINARISATION])
         noise = tf.random.stateless_normal([rows, width], seed=[0, _Z])
-        self._loss(self.observed(image, uniform), label, noise)
+        self._loss(observed(self.config, image, uniform), label, noise)
         return {m.name: m.result() for m in self.losses_tracked}
 
     def _noise_width(self) -> int:
@@ -316,10 +334,10 @@ class Model(base.Model):
         kl = kl_divergence(mean, log_variance)  # [B, D]
         noise = tf.reshape(noise, [rows, samples, self.config.latent_dim])
         z = mean[:, None] + tf.exp(0.5 * log_variance)[:, None] * noise  # [B, k, D]
-        log_likelihood = self._log_likelihood(image, label, z)  # [B, k]
+        log_likelihood = self.log_likelihood(image, label, z)  # [B, k]
         negative_elbo = tf.reduce_mean(tf.reduce_sum(kl, axis=1) - tf.reduce_mean(log_likelihood, axis=1))
         if samples > 1:
-            log_weights = log_likelihood + self._log_ratio(z, mean, log_variance)
+            log_weights = log_likelihood + log_ratio(z, mean, log_variance)
             loss = -tf.reduce_mean(importance_weighted_bound(log_weights))
         elif self.config.free_bits:
             context = tf.distribute.get_replica_context()
@@ -333,14 +351,7 @@ class Model(base.Model):
         self.kl.update_state(tf.reduce_sum(kl, axis=1))
         return loss
 
-    # The bound, for training and evaluation. `label` is not looked at by an unconditional model.
-
-    def observed(self, image: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
-        """What the likelihood is about: a Bernoulli model's image is white where `uniform` in `[0, 1)`, `[B,
-        H W C]`, is below it; others are as they are."""
-        if self.config.likelihood != Likelihood.BERNOULLI:
-            return image
-        return tf.cast(tf.reshape(uniform, tf.shape(image)) < image, tf.float32)
+    # The bound. `label` is not looked at by an unconditional model.
 
     def posterior(self, image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Mean and log variance of q(z|x), float `[B, D]` each."""
@@ -351,7 +362,7 @@ class Model(base.Model):
             return x
         return [x, tf.one_hot(label, len(self.config.class_names))]
 
-    def _log_likelihood(self, image: tf.Tensor, label: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
+    def log_likelihood(self, image: tf.Tensor, label: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
         """log p(x|z), image `[B, H, W, C]`, z `[B, k, D]` → `[B, k]`."""
         rows, samples = tf.shape(z)[0], tf.shape(z)[1]
         flat = tf.reshape(z, [-1, self.config.latent_dim])
@@ -364,24 +375,13 @@ class Model(base.Model):
             log_likelihood = logistic_log_likelihood(image, *_logistic(parameters))
         return tf.reshape(log_likelihood, [rows, samples])
 
-    def _log_ratio(self, z: tf.Tensor, mean: tf.Tensor, log_variance: tf.Tensor) -> tf.Tensor:
-        """log p(z) / q(z|x), z `[B, k, D]` → `[B, k]`."""
-        zero = tf.zeros([])
-        return normal_log_density(z, zero, zero) - normal_log_density(z, mean[:, None], log_variance[:, None])
-
     def elbo_parts(self, image: tf.Tensor, label: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """log p(x|z), `[B]`, of the z that `noise` `[B, D]` draws, and KL(q(z|x) || p(z)), `[B]`: the ELBO is
         the first less the second."""
         mean, log_variance = self.posterior(image, label)
         z = mean + tf.exp(0.5 * log_variance) * noise
         kl = tf.reduce_sum(kl_divergence(mean, log_variance), axis=1)
-        return self._log_likelihood(image, label, z[:, None])[:, 0], kl
-
-    def log_weights(self, image: tf.Tensor, label: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
-        """log p(x, z_k) / q(z_k|x) of the z that `noise` `[B, k, D]` draws: `[B, k]`."""
-        mean, log_variance = self.posterior(image, label)
-        z = mean[:, None] + tf.exp(0.5 * log_variance)[:, None] * noise
-        return self._log_likelihood(image, label, z) + self._log_ratio(z, mean, log_variance)
+        return self.log_likelihood(image, label, z[:, None])[:, 0], kl
 
     # Serving ------------------------------------------------------------------------------------
 
@@ -398,7 +398,7 @@ class Model(base.Model):
         image, label = (tf.constant(x[:40]) for x in examples[:2])
         columns, shape = 10, self.config.image_shape
         uniform = rng.row_uniform(tf.range(40, dtype=tf.int64), int(np.prod(shape)))
-        mean, _ = self.posterior(self.observed(image, uniform), label)
+        mean, _ = self.posterior(observed(self.config, image, uniform), label)
         reconstruction = self._images(mean, label)
         pairs = tf.stack([tf.reshape(x, [-1, columns, *shape]) for x in (image, reconstruction)], axis=1)
 
@@ -460,10 +460,13 @@ class Model(base.Model):
         def elbo(image, seed, label):
             """The ELBO in nats, z drawn by the seed, which also makes grey black or white (Bernoulli)."""
             label = checked(label)
-            observed = self.observed(image, rng.row_uniform(seed, int(np.prod(config.image_shape))))
-            noise = rng.row_normal(seed, config.latent_dim)
-            log_likelihood, kl = self.elbo_parts(observed, label, noise)
+            seen = observed(config, image, rng.row_uniform(seed, int(np.prod(config.image_shape))))
+            log_likelihood, kl = self.elbo_parts(seen, label, rng.row_normal(seed, config.latent_dim))
             return {"elbo": log_likelihood - kl}
+
+        def likelihood(image, z, label):
+            """log p(x|z) in nats: with `encode`, what any bound is made of. Bernoulli: black and white."""
+            return {"log_likelihood": self.log_likelihood(image, checked(label), z[:, None])[:, 0]}
 
         return {
             "sample": function(sample, seed_spec, temperature_spec),
@@ -471,6 +474,7 @@ class Model(base.Model):
             "decode": function(decode, z_spec),
             "interpolate": function(interpolate, from_spec, to_spec, fraction_spec),
             "elbo": function(elbo, image_spec, seed_spec),
+            "likelihood": function(likelihood, image_spec, z_spec),
         }
 
     def example_requests(self) -> dict[str, dict[str, np.ndarray]]:
@@ -484,6 +488,7 @@ class Model(base.Model):
             "decode": {"z": z},
             "interpolate": {"z_from": z, "z_to": z_to, "fraction": np.array([0.0, 0.3, 1.0], np.float32)},
             "elbo": {"image": image, "seed": seed},
+            "likelihood": {"image": image, "z": z},
         }
         if self.config.conditional:
             label = np.arange(3, dtype=np.int32) % len(self.config.class_names)

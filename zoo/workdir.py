@@ -1,15 +1,20 @@
 """Reading what a training run left: `config.json` and `checkpoints/` of a work directory."""
 
 import dataclasses
+import io
 import json
 import pathlib
 from typing import Any
 
 import tensorflow as tf
+from PIL import Image
 
 import zoo
 from zoo import base, pretrained
 from zoo.errors import UserError
+
+_SHOWN = (".png", ".txt", ".mid")
+_SHOWN_SIDE = 640  # pixels: a look at the model, not its whole output, goes with its weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +74,33 @@ def restore(checkpoint: tf.train.Checkpoint, directory: pathlib.Path) -> bool:
             f" move {name}.* out of {directory} to {older}"
         ) from error
     return True
+
+
+def previews(workdir: pathlib.Path) -> list[pathlib.Path]:
+    """The newest preview of each name and kind."""
+    newest = {
+        path.name.split("_", 2)[2]: path for path in sorted((workdir / "previews").glob("step_*_*.*"))
+    }
+    return [newest[name] for name in sorted(newest)]
+
+
+def showpiece(workdir: pathlib.Path, name: str) -> dict[str, bytes]:
+    """The newest preview of that name, by what it is to be called. Others show the data set's own examples,
+    which are not ours to publish."""
+    kept = {}
+    for path in previews(workdir) if name else ():
+        if path.suffix in _SHOWN and path.name.endswith(f"_{name}{path.suffix}"):
+            content = path.read_bytes()
+            kept[f"preview{path.suffix}"] = _small(content) if path.suffix == ".png" else content
+    return kept
+
+
+def _small(png: bytes) -> bytes:
+    preview = Image.open(io.BytesIO(png))
+    preview.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
+    encoded = io.BytesIO()
+    preview.save(encoded, "PNG", optimize=True)
+    return encoded.getvalue()
 
 
 def read_card(path: pathlib.Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from train.metrics import distances
 from train.metrics.judge import TRAIN_COMMAND, Judge, Scores
+from train.metrics.slices import by_class
 from zoo.errors import UserError
 
 SAMPLES = 10_000  # images for the distances and the score
@@ -55,9 +56,10 @@ def generative_report(
       fake_labels: requested classes, int [N]; None leaves `agreement` out.
 
     Returns:
-      {"fake": row, "real": row, "n", "n_test", "n_neighbours", "judge_accuracy"}; a row holds
-      score, fd_logits, fd_feat, precision, recall and, for the fakes, agreement. `judge_accuracy`
-      is the judge's own on real test images: agreement has to be read beside it.
+      {"fake": row, "real": row, "slices", "n", "n_test", "n_neighbours", "judge_accuracy"}; a row
+      holds score, fd_logits, fd_feat, precision, recall and, for the fakes, agreement, which
+      `slices` has by class. `judge_accuracy` is the judge's own on real test images: agreement has
+      to be read beside it.
 
     Raises:
       UserError: images of a size that the judge does not take.
@@ -78,13 +80,15 @@ def generative_report(
     fake = judge.features(fake_images[chosen])
     real = judge.features(real_train[_pick(len(real_train), n)])
     test = judge.features(real_test[_pick(len(real_test), n_test)])
-    fake_row = _row(fake, test, neighbours)
+    fake_row, slices = _row(fake, test, neighbours), {}
     if fake_labels is not None:
         requested = np.asarray(fake_labels)[chosen]
         fake_row["agreement"] = distances.label_agreement(fake.predicted, requested)
+        slices["agreement"] = by_class(fake.predicted == requested, requested, judge.card["class_names"])
     return {
         "fake": fake_row,
         "real": _row(real, test, neighbours),
+        "slices": slices,
         "n": n,
         "n_test": n_test,
         "n_neighbours": neighbours,

@@ -15,7 +15,7 @@ _BATCH = 32
 _END = 1000  # stands between melodies: no interval
 
 
-def evaluate(model: base.Model, data: MusicData) -> dict[str, Any]:
+def evaluate(model: base.Judged, data: MusicData) -> dict[str, Any]:
     """Figures on the test pieces, in nats per quarter note, and of composed pieces beside the test pieces'.
 
     `nll` is comparable with Boulanger-Lewandowski 2012 on jsb_chorales (there: RNN-NADE 5.56, RNN-RBM 6.27):

@@ -69,7 +69,7 @@ def is_quatrain(poem: str) -> bool:
     return _QUATRAIN.fullmatch(poem) is not None
 
 
-def report(model: base.Model, data: TextData) -> dict[str, Any]:
+def report(model: base.Judged, data: TextData) -> dict[str, Any]:
     """Nats per symbol on the held-out text, read in one go, and what the model writes."""
     signatures = model.signatures()
     scored = signatures["score"](text=tf.constant([data.test]))

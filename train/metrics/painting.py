@@ -6,12 +6,12 @@ import numpy as np
 import tensorflow as tf
 
 from train.data.images import ImageData
-from zoo import stylizer
+from zoo import base, stylizer
 
 PHOTOS = 32  # of the test split, evenly spread; each in every style
 
 
-def report(model: stylizer.Model, data: ImageData) -> dict[str, Any]:
+def report(model: base.Judged, data: ImageData) -> dict[str, Any]:
     """Content and style loss of held-out pictures in every style, over the squared Gram matrices of the
     painting; beside it the style loss of the pictures as they are, whose content loss is 0.
 
@@ -41,7 +41,9 @@ def report(model: stylizer.Model, data: ImageData) -> dict[str, Any]:
             "style_loss": float(style),
         },
         "n_test": len(pick),
-        "gatys_loss_by_style": {
-            name: float(loss) for name, loss in zip(names, found[:, :, :2].sum(2).mean(0), strict=True)
+        "slices": {
+            "gatys_loss": {
+                name: float(loss) for name, loss in zip(names, found[:, :, :2].sum(2).mean(0), strict=True)
+            }
         },
     }

@@ -13,6 +13,7 @@ from skimage import filters, restoration
 from sklearn.decomposition import PCA
 
 from train.data.images import ImageData, to_array, to_pil
+from train.metrics.slices import by_class
 from zoo import autoencoder, base, rng
 
 SIGMA = 0.2  # of the noise that the classical denoisers are compared at
@@ -38,7 +39,7 @@ def psnr(images: NDArray[Any], answers: NDArray[Any]) -> float:
     return float(np.mean(-10.0 * np.log10(np.maximum(errors, _PEAK))))
 
 
-def report(model: base.Model, data: ImageData) -> dict[str, Any]:
+def report(model: base.Judged, data: ImageData) -> dict[str, Any]:
     """All figures of an autoencoder.
 
     Args:
@@ -46,7 +47,7 @@ def report(model: base.Model, data: ImageData) -> dict[str, Any]:
         data: what it was trained on.
 
     Returns:
-        JSON values; `metrics` holds the numbers by name:
+        JSON values; `slices` holds `mse` by class, `metrics` the numbers by name:
         `mse`, `psnr` of `reconstruct` over the test split, `pca_mse` of as many principal components;
         `<corruption>_psnr` of `denoise` and `<corruption>_before_psnr` of what it was given; for Gaussian
         noise of `SIGMA` `median_psnr`, `nl_means_psnr`, `bilateral_psnr`, and `denoise_gain_db`, what
@@ -57,6 +58,7 @@ def report(model: base.Model, data: ImageData) -> dict[str, Any]:
     """
     train, test = (_floats(split.images) for split in (data.train, data.test))
     reconstructed = _answers(model, "reconstruct", image=test)
+    errors = np.mean(np.square(np.asarray(reconstructed, np.float64) - test), axis=(1, 2, 3))
     some = _pick(test, DENOISED, seed=0)
     tuned = max(TUNED_VALUES // train[0].size, TUNED_LEAST)
     return {
@@ -67,6 +69,7 @@ def report(model: base.Model, data: ImageData) -> dict[str, Any]:
             **_denoising(model, _pick(train, min(tuned, 200), seed=1), some),
             **_compression(model, some),
         },
+        "slices": {"mse": by_class(errors, data.test.labels, data.class_names)},
         "n_test": len(test),
         "n_denoised": len(some),
         "strengths": STRENGTHS,
@@ -82,7 +85,7 @@ def _pick(images: NDArray[Any], count: int, seed: int) -> NDArray[Any]:
     return images[np.random.default_rng(seed).permutation(len(images))[:count]]
 
 
-def _answers(model: base.Model, signature: str, **inputs: Any) -> NDArray[Any]:
+def _answers(model: base.Judged, signature: str, **inputs: Any) -> NDArray[Any]:
     """The one output of a signature for any number of rows."""
     function = model.signatures()[signature]
     answers = []
@@ -179,7 +182,7 @@ def classical_denoisers(
     return found
 
 
-def _denoising(model: base.Model, train: NDArray[Any], test: NDArray[Any]) -> dict[str, float]:
+def _denoising(model: base.Judged, train: NDArray[Any], test: NDArray[Any]) -> dict[str, float]:
     found = {}
     for kind, strength in STRENGTHS.items():
         spoilt = corrupted(test, kind, strength, seed=0)
@@ -197,7 +200,7 @@ def _denoising(model: base.Model, train: NDArray[Any], test: NDArray[Any]) -> di
 # Compression ------------------------------------------------------------------------------------
 
 
-def _compression(model: base.Model, images: NDArray[Any]) -> dict[str, float]:
+def _compression(model: base.Judged, images: NDArray[Any]) -> dict[str, float]:
     pictures = [to_pil(np.round(image * 255).astype(np.uint8)) for image in images]
     sent = _answers(model, "compress", image_bytes=[_encoded(p, "PNG") for p in pictures])
     back = _answers(model, "decompress", code_bytes=sent)

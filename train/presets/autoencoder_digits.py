@@ -8,6 +8,13 @@ python -m train.main --config=autoencoder_digits --workdir=runs/autoencoder_digi
 from train.config import Config, Data, Optimizer, OptimizerName, Schedule
 from zoo import autoencoder
 
+GATES = (
+    "mse <= 0.0065",
+    "mse <= last * 1.05",
+    "latency_p95_ms <= 100",
+    "size_mb <= 4",
+)
+
 
 def get_config() -> Config:
     return Config(

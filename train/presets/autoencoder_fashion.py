@@ -10,6 +10,15 @@ fashion_mnist/>
 from train.config import Config
 from train.presets import autoencoder_mnist
 
+GATES = (
+    "mse <= 0.0085",
+    "mse <= last * 1.03",
+    "denoise_gain_db >= 3.0",
+    "denoise_gain_db >= last - 0.2",
+    "latency_p95_ms <= 100",
+    "size_mb <= 6",
+)
+
 
 def get_config() -> Config:
     config = autoencoder_mnist.get_config()

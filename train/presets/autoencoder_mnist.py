@@ -9,6 +9,15 @@ python -m train.main --config=autoencoder_mnist --workdir=runs/autoencoder_mnist
 from train.config import Config, Data, Optimizer, OptimizerName, Schedule
 from zoo import autoencoder
 
+GATES = (
+    "mse <= 0.0033",
+    "mse <= last * 1.03",
+    "denoise_gain_db >= 3.9",
+    "denoise_gain_db >= last - 0.2",
+    "latency_p95_ms <= 100",
+    "size_mb <= 7",
+)
+
 
 def get_config() -> Config:
     return Config(

@@ -9,6 +9,14 @@ from train.data.pipeline import Augment
 from train.presets import autoencoder_mnist
 from zoo import autoencoder
 
+GATES = (
+    "mse <= last * 1.03",
+    "denoise_gain_db >= 0",
+    "denoise_gain_db >= last - 0.2",
+    "latency_p95_ms <= 100",
+    "size_mb <= 12",
+)
+
 
 def get_config() -> Config:
     config = autoencoder_mnist.get_config()

@@ -9,6 +9,14 @@ from train.config import Config, Data, Optimizer, Schedule
 from train.data.pipeline import Augment
 from zoo import cnn
 
+GATES = (
+    "accuracy >= 0.975",
+    "accuracy >= last - 0.01",
+    "accuracy/* >= 0.8",
+    "latency_p95_ms <= 100",
+    "size_mb <= 2",
+)
+
 
 def get_config() -> Config:
     return Config(

@@ -9,6 +9,14 @@ from train.config import Config
 from train.data.pipeline import Augment
 from train.presets import cnn_mnist
 
+GATES = (
+    "accuracy >= 0.93",
+    "accuracy >= last - 0.003",
+    "accuracy/* >= last - 0.03",
+    "latency_p95_ms <= 100",
+    "size_mb <= 3",
+)
+
 
 def get_config() -> Config:
     config = cnn_mnist.get_config()

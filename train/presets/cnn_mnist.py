@@ -9,6 +9,14 @@ from train.config import Config, Data, Optimizer, OptimizerName, Schedule
 from train.data.pipeline import Augment
 from zoo import cnn
 
+GATES = (
+    "accuracy >= 0.994",
+    "accuracy >= last - 0.001",
+    "accuracy/* >= 0.985",
+    "latency_p95_ms <= 100",
+    "size_mb <= 3",
+)
+
 
 def get_config() -> Config:
     return Config(

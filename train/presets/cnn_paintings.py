@@ -9,6 +9,14 @@ from train.config import Config, Data, Optimizer, OptimizerName, Schedule
 from train.data.pipeline import Augment, Fill
 from zoo import cnn
 
+GATES = (
+    "accuracy >= 0.76",
+    "accuracy >= last - 0.015",
+    "accuracy/* >= last - 0.08",
+    "latency_p95_ms <= 100",
+    "size_mb <= 6",
+)
+
 
 def get_config() -> Config:
     return Config(

@@ -8,6 +8,14 @@ from train.config import Config, Data, Optimizer, OptimizerName, Schedule
 from train.data.pipeline import Augment, Fill
 from zoo import cnn, vgg19
 
+GATES = (
+    "accuracy >= 0.76",
+    "accuracy >= last - 0.015",
+    "accuracy/* >= last - 0.08",
+    "latency_p95_ms <= 1000",
+    "size_mb <= 104",
+)
+
 
 def get_config() -> Config:
     return Config(

@@ -8,6 +8,16 @@ python -m train.main --config=gan_digits --workdir=runs/gan_digits
 from train.config import Config, Data, Optimizer, Schedule
 from zoo import gan
 
+GATES = (
+    "agreement >= 0.93",
+    "agreement >= last - 0.02",
+    "fd_feat <= last * 1.25",
+    "near_copies <= 0.02",
+    "nearest_train_ratio >= 0.9",
+    "latency_p95_ms <= 100",
+    "size_mb <= 2",
+)
+
 
 def get_config() -> Config:
     return Config(

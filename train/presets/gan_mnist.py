@@ -8,6 +8,17 @@ One core of AMD EPYC, 17 minutes: FD feat 1.92, recall .803, agreement .994.
 from train.config import Config, Data, Optimizer, Schedule
 from zoo import gan
 
+GATES = (
+    "fd_feat <= 2.4",
+    "fd_feat <= last * 1.1",
+    "recall >= 0.77",
+    "agreement >= 0.985",
+    "near_copies <= 0.02",
+    "nearest_train_ratio >= 0.9",
+    "latency_p95_ms <= 100",
+    "size_mb <= 7",
+)
+
 
 def get_config() -> Config:
     return Config(

@@ -11,6 +11,16 @@ from train.config import Config, Data, Optimizer, Schedule
 from train.data.pipeline import Augment
 from zoo import gan
 
+GATES = (
+    "fd_feat <= 7",
+    "fd_feat <= last * 1.1",
+    "recall >= 0.48",
+    "near_copies <= 0.02",
+    "nearest_train_ratio >= 0.9",
+    "latency_p95_ms <= 100",
+    "size_mb <= 8",
+)
+
 
 def get_config() -> Config:
     return Config(

@@ -10,6 +10,14 @@ note on the test pieces. For comparison: 88 independent keys 11.06, RNN-RBM 6.27
 from train.config import Config, Data, Optimizer, Schedule
 from zoo import chorales
 
+GATES = (
+    "nll <= 4.6",
+    "nll <= last + 0.03",
+    "copied <= 16",
+    "latency_p95_ms <= 500",
+    "size_mb <= 6",
+)
+
 
 def get_config() -> Config:
     return Config(

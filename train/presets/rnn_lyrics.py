@@ -9,6 +9,13 @@ The file is UTF-8; a hundred thousand symbols are enough to begin with. With les
 from train.config import Config, Data, Optimizer, OptimizerName, Schedule
 from zoo import rnn
 
+GATES = (
+    "nats_per_symbol <= last + 0.02",
+    "longest_copied <= 60",
+    "latency_p95_ms <= 500",
+    "size_mb <= 5",
+)
+
 
 def get_config() -> Config:
     return Config(

@@ -9,6 +9,14 @@ python -m train.main --config=rnn_shakespeare --workdir=runs/rnn_shakespeare \\
 from train.config import Config, Data, Optimizer, OptimizerName, Schedule
 from zoo import rnn
 
+GATES = (
+    "nats_per_symbol <= 1.47",
+    "nats_per_symbol <= last + 0.01",
+    "longest_copied <= 40",
+    "latency_p95_ms <= 500",
+    "size_mb <= 9",
+)
+
 
 def get_config() -> Config:
     return Config(

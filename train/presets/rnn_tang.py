@@ -11,6 +11,15 @@ python -m train.main --config=rnn_tang --workdir=runs/rnn_tang --data_dir=<dir w
 from train.config import Config, Data, Optimizer, OptimizerName, Schedule
 from zoo import rnn
 
+GATES = (
+    "nats_per_symbol <= 4.75",
+    "nats_per_symbol <= last + 0.02",
+    "quatrain_form >= 0.93",
+    "longest_copied <= 14",
+    "latency_p95_ms <= 500",
+    "size_mb <= 12",
+)
+
 
 def get_config() -> Config:
     return Config(

@@ -24,6 +24,13 @@ STYLES = (
     "van_gogh_starry_night_1889",
 )
 
+GATES = (
+    "gatys_loss <= last * 1.05",
+    "gatys_loss/* <= last * 1.1",
+    "latency_p95_ms <= 500",
+    "size_mb <= 7",
+)
+
 
 def get_config() -> Config:
     return Config(

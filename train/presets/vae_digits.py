@@ -9,6 +9,15 @@ code says nothing at all (27.3, KL 0): an image of 64 noisy pixels pays little f
 from train.config import Config, Data, Optimizer, Schedule
 from zoo import vae
 
+GATES = (
+    "negative_elbo <= 25",
+    "negative_elbo <= last + 0.5",
+    "near_copies <= 0.02",
+    "nearest_train_ratio >= 0.9",
+    "latency_p95_ms <= 100",
+    "size_mb <= 3",
+)
+
 
 def get_config() -> Config:
     return Config(

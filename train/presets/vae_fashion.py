@@ -7,6 +7,14 @@ from train.config import Config
 from train.presets import vae_mnist
 from zoo import vae
 
+GATES = (
+    "negative_elbo <= last + 5",
+    "near_copies <= 0.02",
+    "nearest_train_ratio >= 0.9",
+    "latency_p95_ms <= 100",
+    "size_mb <= 10",
+)
+
 
 def get_config() -> Config:
     config = vae_mnist.get_config()

@@ -9,6 +9,16 @@ weighted bound with 5,000 samples of 1,000 of them.
 from train.config import Config, Data, Optimizer, Schedule
 from zoo import vae
 
+GATES = (
+    "negative_elbo <= 90",
+    "negative_elbo <= last + 0.5",
+    "fd_feat <= last * 1.1",
+    "near_copies <= 0.02",
+    "nearest_train_ratio >= 0.9",
+    "latency_p95_ms <= 100",
+    "size_mb <= 10",
+)
+
 
 def get_config() -> Config:
     return Config(

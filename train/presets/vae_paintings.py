@@ -7,6 +7,14 @@ from train.config import Config, Data, Optimizer, Schedule
 from train.data.pipeline import Augment
 from zoo import vae
 
+GATES = (
+    "negative_elbo <= last + 50",
+    "near_copies <= 0.02",
+    "nearest_train_ratio >= 0.9",
+    "latency_p95_ms <= 100",
+    "size_mb <= 21",
+)
+
 
 def get_config() -> Config:
     return Config(
