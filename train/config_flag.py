@@ -39,13 +39,18 @@ def parse(argv: list[str]) -> list[str]:
         raise UserError(f"{message} (given: {' '.join(wrong)}); the fields are {legal}") from error
 
 
-def _preset(argv: list[str]) -> config_lib.Config:
+def asked(argv: list[str]) -> str | None:
     """The preset that `--config=name` or `--config name` asks for."""
-    asked = None
+    found = None
     for flag, following in zip(argv, [*argv[1:], ""], strict=True):
         name, _, value = flag.partition("=")
         if name in ("--config", "-config"):
-            asked = value or following
-    if asked is None and not {"--help", "--helpfull", "--helpshort"} & set(argv):
+            found = value or following
+    return found
+
+
+def _preset(argv: list[str]) -> config_lib.Config:
+    name = asked(argv)
+    if name is None and not {"--help", "--helpfull", "--helpshort"} & set(argv):
         raise UserError(f"--config=<preset> is required; the presets are {', '.join(presets.names())}")
-    return presets.load(asked or "gan_digits")
+    return presets.load(name or "gan_digits")
