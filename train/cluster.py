@@ -67,7 +67,7 @@ def indexed_job(options: Options) -> str:
     hosts = [f"{options.name}-{i}.{options.name}:{PORT}" for i in range(options.workers)]
     cluster = json.dumps({"cluster": {"worker": hosts}, "task": {"type": "worker", "index": "INDEX"}})
     index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
-    environment = [
+    environment: list[dict[str, Any]] = [
         {"name": "WORKER_INDEX", "valueFrom": {"fieldRef": {"fieldPath": index}}},
         # Kubernetes puts the number in: $(NAME) is a variable that stands before in this list.
         {"name": "TF_CONFIG", "value": cluster.replace('"INDEX"', "$(WORKER_INDEX)")},

@@ -49,10 +49,10 @@ def main(_: list[str]) -> None:
             "the line runs on one machine, and TF_CONFIG names several: train there with train.main, then"
             " export, evaluate and push (BUILD.md, Past one machine)"
         )
-    base = pathlib.Path(_BASE.value).expanduser()
+    base = pathlib.Path(_BASE.value).expanduser().absolute()
     named = [text.partition("=")[2] for text in _overrides if text.startswith("--config.name=")]
     memory = base / "pipeline" / urllib.parse.quote(named[-1] if named else _CONFIG.value, safe="")
-    with line.locked(memory.with_name(f"{memory.name}.lock"), f"{_CONFIG.value} in {base}") as lock:
+    with line.locked(memory.with_name(f"{memory.name}.lock"), f"{_CONFIG.value} in {_BASE.value}") as lock:
         stages = line.Line(memory.with_name(f"{memory.name}.json"), lock, _FORCE.value)
         try:
             served = _run(stages, base, memory)
@@ -70,6 +70,9 @@ def _run(stages: line.Line, base: pathlib.Path, memory: pathlib.Path) -> str:
     files = fingerprint.Files(memory.with_name(f"{memory.name}.files.json"))
     preset = [f"--config={_CONFIG.value}", *_overrides]
     where = [] if _DATA_DIR.value is None else [f"--data_dir={_DATA_DIR.value}"]
+
+    def shown(path: pathlib.Path) -> str:
+        return str(path.relative_to(base))
 
     # 1. Data. The description names the files, so that their digest can be taken without loading them.
     description = memory.with_name(f"{memory.name}.data.json")
@@ -106,7 +109,7 @@ def _run(stages: line.Line, base: pathlib.Path, memory: pathlib.Path) -> str:
         ["train.main", *preset, *where, f"--workdir={workdir}", f"--strategy={_STRATEGY.value}"],
         output=lambda: workdir,
         digest=lambda path: files.digest([path / part for part in _RUN]),
-        what=_learnt,
+        what=lambda path: f"{shown(path)}: {_learnt(path)}",
         plan=str(workdir),
     )
 
@@ -118,7 +121,7 @@ def _run(stages: line.Line, base: pathlib.Path, memory: pathlib.Path) -> str:
         ["serving.export_main", f"--workdir={trained.output}", f"--base_dir={candidates}"],
         output=lambda: _versions(candidates / name)[-1],
         digest=_export_digest,
-        what=lambda path: f"{path}, {_megabytes(path):.1f} MB",
+        what=lambda path: f"{shown(path)}: {_megabytes(path):.1f} MB",
     )
 
     # 4. Evaluate, and bless or not.
@@ -147,9 +150,9 @@ def _run(stages: line.Line, base: pathlib.Path, memory: pathlib.Path) -> str:
         ["serving.push_main", "push", str(candidate), f"--base_dir={models}"],
         output=lambda: _pushed(models / name, exported.digest),
         digest=lambda path: _export_digest(path if path.exists() else _aside(path)),
-        what=lambda path: str(path) if path.exists() else f"{path} was rolled back, and stays so",
+        what=lambda path: shown(path) + ("" if path.exists() else " was rolled back, and stays so"),
     )
-    return f"--model_config_file={(models / 'models.config').absolute()}"
+    return f"--model_config_file={models / 'models.config'}"
 
 
 def _new_run(parent: pathlib.Path, inputs: dict[str, str]) -> pathlib.Path:
@@ -177,7 +180,7 @@ def _learnt(workdir: pathlib.Path) -> str:
     for values in logged:
         measured |= {k.removeprefix("eval/"): v for k, v in values.items() if k.startswith("eval/")}
     figures = "".join(f", {key} {value:.4g}" for key, value in measured.items())
-    return f"{workdir}, {logged[-1]['step']} steps{figures}"
+    return f"{logged[-1]['step']} steps{figures}"
 
 
 def _versions(parent: pathlib.Path) -> list[pathlib.Path]:
