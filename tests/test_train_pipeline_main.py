@@ -12,7 +12,7 @@ import pytest
 from binaries import ROOT, run_main
 
 GATES = ["accuracy >= 0.05", "accuracy/* >= 0", "latency_p95_ms <= 100000"]
-STEPS = ["steps=300", "log_every=50", "eval_every=300", "preview_every=300", "checkpoint_every=50"]
+STEPS = ["steps=500", "log_every=50", "eval_every=500", "preview_every=500", "checkpoint_every=50"]
 TINY = ["--config=cnn_digits", *(f"--config.{s}" for s in [*STEPS, "model.stem=4", "model.widths=(8,)"])]
 # The flags of a pipeline in a process that says what it loaded and started.
 WATCHED = """
@@ -52,13 +52,13 @@ def _files(folder):
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """(base, what the pipeline said) after a kill -9 of the trainer, which had one checkpoint at least."""
+    """The base after a kill -9 of the trainer, which had one checkpoint at least."""
     base = tmp_path_factory.mktemp("base")
     command = [sys.executable, "-m", "train.pipeline_main", *_flags(base)]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        while not list(base.glob("runs/*/*/checkpoints/ckpt-50.index")):
+        while not list(base.glob("runs/*/*/checkpoints/ckpt-100.index")):  # 50 is complete then
             assert process.poll() is None, process.communicate()
             time.sleep(0.01)
         for child in pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
@@ -90,7 +90,7 @@ def test_a_killed_line_goes_on_to_a_model_that_is_served(pushed):
     }
     (workdir,) = (base / "runs" / "cnn_digits").iterdir()
     assert f"--workdir={workdir}" in done.stdout
-    assert "step 50/300" not in done.stdout and "step 300/300" in done.stdout  # from the checkpoint
+    assert "step 50/500" not in done.stdout and "step 500/500" in done.stdout  # from the checkpoint
     assert (base / "candidates" / "cnn_digits" / "1" / "assets.extra" / "blessing.json").is_file()
     assert (base / "models" / "cnn_digits" / "1" / "saved_model.pb").is_file()
     assert "cnn_digits" in (base / "models" / "models.config").read_text()

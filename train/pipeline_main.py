@@ -152,7 +152,7 @@ def _run(stages: line.Line, base: pathlib.Path, memory: pathlib.Path) -> str:
         digest=lambda path: _export_digest(path if path.exists() else _aside(path)),
         what=lambda path: shown(path) + ("" if path.exists() else " was rolled back, and stays so"),
     )
-    return f"--model_config_file={models / 'models.config'}"
+    return f"--model_config_file={models / 'models.config'} --model_config_file_poll_wait_seconds=1"
 
 
 def _new_run(parent: pathlib.Path, inputs: dict[str, str]) -> pathlib.Path:
