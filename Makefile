@@ -2,7 +2,7 @@
 # PYTHON=/path/to/python chooses the interpreter (3.11 to 3.13).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench bench-train bench-rnn bench-style bench-stylizer bench-serve bench-push bench-client soak clean
+.PHONY: help setup demo pipeline test lint bench bench-train bench-rnn bench-style bench-stylizer bench-serve bench-push bench-client soak clean
 
 export TF_CPP_MIN_LOG_LEVEL := 2
 
@@ -33,6 +33,9 @@ setup: .venv/.installed ## make .venv with everything that the demo and the test
 
 demo: setup ## train on digits, export, serve, ask; writes demo/gallery.png and demo/summary.json
 	$(VENV)/python -m serving.demo_main --out_dir=demo
+
+pipeline: setup ## the whole line for a small classifier of digits, into pipeline/; again: skips what has not changed
+	$(VENV)/python -m train.pipeline_main --config=cnn_digits --base=pipeline
 
 lint: setup ## ruff and mypy
 	$(VENV)/ruff check .
@@ -71,6 +74,6 @@ bench-client: setup ## the client beside tensorflow-serving-api, ovmsclient and 
 soak: setup ## an hour at half load: the server's memory, threads and descriptors
 	$(VENV)/python tests/bench/serve_bench.py soak
 
-clean: ## remove what the tools made here; runs/ and models/ are yours and stay
+clean: ## remove what the tools made here; runs/, models/ and pipeline/ are yours and stay
 	rm -rf .venv build *.egg-info demo .pytest_cache .mypy_cache .ruff_cache
 	find zoo train serving tests -name __pycache__ -type d -prune -exec rm -rf {} +

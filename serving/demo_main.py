@@ -8,10 +8,8 @@ calls the server and draws.
 
 import json
 import pathlib
-import re
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -23,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from serving import client as client_lib
 from serving import errors, launch, showcase
-from zoo import binary
+from zoo import binary, stage
 from zoo.errors import UserError
 
 _OUT_DIR = flags.DEFINE_string(
@@ -38,12 +36,6 @@ SAMPLES_PER_DIGIT = 100
 _SCALE, _MARGIN, _CAPTION, _TITLE = 6, 6, 16, 40
 _RIGHT, _WRONG, _INK, _PAPER = (46, 125, 50), (198, 40, 40), (33, 33, 33), (250, 250, 250)
 
-# What TensorFlow prints when it starts, before any level can be set: nothing a user can act on.
-_CHATTER = re.compile(
-    rb"[IW]0000 |E0000 .*(cuda|cuInit)|To enable the following instructions"
-    rb"|WARNING: All log messages before absl::InitializeLog\(\)"
-)
-
 
 @contextmanager
 def _stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
@@ -56,23 +48,8 @@ def _stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
 
 def run_stage(*arguments: str) -> None:
     """Runs a binary of the line; ends the demo with the binary's exit status where that is not 0."""
-    command = [sys.executable, "-m", *arguments]
-    print(f"$ python {shlex.join(command[1:])}", flush=True)
-    # Standard output is the terminal's own, for the progress bar.
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
-        assert process.stderr is not None
-        try:
-            for line in process.stderr:
-                if not _CHATTER.match(line):
-                    sys.stderr.buffer.write(line)
-                    sys.stderr.flush()
-        except BaseException:
-            process.kill()
-            raise
-    if process.returncode < 0:
-        raise UserError(f"python {shlex.join(command[1:])} was ended by signal {-process.returncode}")
-    if process.returncode:
-        sys.exit(process.returncode)  # the binary has said itself what is wrong
+    if status := stage.run(*arguments):
+        sys.exit(status)  # the binary has said itself what is wrong
 
 
 def clear(out: pathlib.Path) -> None:
@@ -136,11 +113,11 @@ def main(_: list[str]) -> None:
     clear(out)
     seconds: dict[str, float] = {}
     start = time.monotonic()
-    for preset, stage in ((CNN, "train the classifier"), (GAN, "train the GAN")):
-        with _stage(stage, seconds):
+    for preset, title in ((CNN, "train the classifier"), (GAN, "train the GAN")):
+        with _stage(title, seconds):
             run_stage("train.main", f"--config={preset}", f"--workdir={runs / preset}")
-    for preset, stage in ((CNN, "export the classifier"), (GAN, "export the GAN")):
-        with _stage(stage, seconds):
+    for preset, title in ((CNN, "export the classifier"), (GAN, "export the GAN")):
+        with _stage(title, seconds):
             run_stage("serving.export_main", f"--workdir={runs / preset}", f"--base_dir={models}")
     with _stage("export the kept models", seconds):
         for preset in showcase.PRESETS:

@@ -6,21 +6,13 @@ import sys
 from absl import flags
 
 from zoo import binary
-from zoo.errors import UserError
 
 with binary.needs("train"):
-    from ml_collections import config_flags
-
-    from train import card, data, loop, presets
-    from train import config as config_lib
+    from train import card, config_flag, data, loop
     from train import strategy as strategy_lib
 
-_CONFIG = config_flags.DEFINE_config_dataclass(
-    "config",
-    presets.load("gan_digits"),  # only its types matter: parse_flags requires --config
-    "Preset, with any of its fields changed by --config.<field>=<value>.",
-    parse_fn=presets.load,
-)
+_CONFIG = config_flag.define()
+flags.declare_key_flag("config")
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
@@ -49,43 +41,10 @@ def main(_: list[str]) -> None:
         print(f"trained {config.name}: {workdir}/card.json, {workdir}/previews/")
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser; a wrong `--config.<field>` is answered with the legal ones.
-
-    Raises:
-        UserError: no preset, an unknown one, or a flag or field that is unknown or ill-typed.
-    """
-    config = _preset(argv)
-    wrong = [a for a in argv[1:] if a.lstrip("-").startswith("config.")]
-    legal = ", ".join(f"{k} ({t})" for k, t in config_lib.fields(config).items())
-    for given in wrong:
-        if given.lstrip("-").split("=")[0].rpartition(".")[2] in config_lib.FROM_DATA:
-            raise UserError(f"{given}: the data decides this field; the fields are {legal}")
-    try:
-        return flags.FLAGS(argv)
-    except (KeyError, flags.Error) as error:
-        message = str(error).strip("\"'").splitlines()[0]
-        if not wrong:
-            raise UserError(message) from error
-        raise UserError(f"{message} (given: {' '.join(wrong)}); the fields are {legal}") from error
-
-
-def _preset(argv: list[str]) -> config_lib.Config:
-    """The preset that `--config=name` or `--config name` asks for."""
-    asked = None
-    for flag, following in zip(argv, [*argv[1:], ""], strict=True):
-        name, _, value = flag.partition("=")
-        if name in ("--config", "-config"):
-            asked = value or following
-    if asked is None and not {"--help", "--helpfull", "--helpshort"} & set(argv):
-        raise UserError(f"--config=<preset> is required; the presets are {', '.join(presets.names())}")
-    return presets.load(asked or "gan_digits")
-
-
 def run() -> None:
     """The console script."""
     try:
-        binary.run(main, parse_flags)
+        binary.run(main, config_flag.parse)
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)

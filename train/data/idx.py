@@ -101,6 +101,13 @@ def load(facts: IdxSet, data_dir: pathlib.Path | None, image_size: int | None) -
     )
 
 
+def files(facts: IdxSet, data_dir: pathlib.Path | None) -> tuple[pathlib.Path, ...]:
+    """The set's idx files that are there."""
+    folder = _find(facts.name, data_dir)
+    found = () if folder is None else (_path(folder, file) for file in _FILES)
+    return tuple(path for path in found if path is not None)
+
+
 def _find(name: str, data_dir: pathlib.Path | None) -> pathlib.Path | None:
     """The folder that holds the set's files, if any of them is there."""
     if data_dir is None:

@@ -93,6 +93,14 @@ def load(name: str, data_dir: pathlib.Path | None, image_size: int | None) -> Im
     return data
 
 
+def folder(name: str, data_dir: pathlib.Path | None) -> pathlib.Path:
+    """Where TFDS keeps a set that it has prepared."""
+    import tensorflow_datasets
+
+    builder = tensorflow_datasets.builder(name, data_dir=None if data_dir is None else str(data_dir))
+    return pathlib.Path(builder.data_path)
+
+
 def _check_reachable(builder: Any) -> None:
     """Raises UserError if the set must be downloaded and its hosts cannot be resolved.
 
