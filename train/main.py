@@ -11,7 +11,7 @@ from zoo.errors import UserError
 with binary.needs("train"):
     from ml_collections import config_flags
 
-    from train import card, data, loop, presets
+    from train import card, data, loop, preemption, presets
     from train import config as config_lib
     from train import strategy as strategy_lib
 
@@ -43,7 +43,8 @@ def main(_: list[str]) -> None:
     learnt = data.load(
         config.data.name, data_dir=_DATA_DIR.value, image_size=config.data.image_size or None
     )
-    trained = loop.train(config, workdir, learnt, strategy)
+    with preemption.listen() as signalled:
+        trained = loop.train(config, workdir, learnt, strategy, signalled)
     if strategy_lib.is_chief(strategy):
         card.write(workdir, trained, learnt)
         print(f"trained {config.name}: {workdir}/card.json, {workdir}/previews/")
@@ -83,12 +84,16 @@ def _preset(argv: list[str]) -> config_lib.Config:
 
 
 def run() -> None:
-    """The console script."""
+    """The console script. Exit status 143 (SIGTERM) or 130 (Ctrl-C) with everything saved, 138 for a worker
+    that is gone: all of these are for a scheduler to start again."""
     try:
         binary.run(main, parse_flags)
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
+    except (preemption.Stopped, preemption.WorkerLost) as end:
+        print(f"{end}", file=sys.stderr, flush=True)
+        sys.exit(end.status)
 
 
 if __name__ == "__main__":

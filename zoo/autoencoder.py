@@ -366,7 +366,6 @@ class Model(base.Model):
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         image = data[0]
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
         width = 2 + noise_width(self.config.image_shape)
         noise = rng.replica_normal(tf.shape(image)[0], width, self.seed, 0, self.noise_step)
         spoilt = drawn_corruption(image, noise)
@@ -376,10 +375,8 @@ class Model(base.Model):
                 squared_error(image, spoilt - self.denoiser(spoilt)),
             ]
             # The two share no weight: their sum trains each as if alone.
-            scaled = tf.add_n(losses) / replicas
-        variables = self.trainable_variables
-        self.optimizer.apply(tape.gradient(scaled, variables), variables)
-        self._advance()
+            loss = tf.add_n(losses)
+        self._learn(tape, loss)
         return self._track(image, losses)
 
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -394,7 +391,7 @@ class Model(base.Model):
     def _track(self, image: tf.Tensor, losses: list[tf.Tensor]) -> dict[str, tf.Tensor]:
         for mean, loss in zip(self.losses_tracked, losses, strict=True):
             mean.update_state(loss, sample_weight=tf.shape(image)[0])
-        return {m.name: m.result() for m in self.losses_tracked}
+        return self._means()
 
     # Serving ------------------------------------------------------------------------------------
 

@@ -187,14 +187,10 @@ class Model(base.Model):
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         image, label = data
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
         with tf.GradientTape() as tape:
             logits = self(image, training=True)
             loss = cross_entropy(label, logits, self.config.label_smoothing)
-            scaled = loss / replicas
-        variables = self.trainable_variables
-        self.optimizer.apply(tape.gradient(scaled, variables), variables)
-        self._advance()
+        self._learn(tape, loss)
         return self._track(label, logits, loss)
 
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -208,7 +204,7 @@ class Model(base.Model):
         right = tf.cast(predicted == tf.cast(label, tf.int32), tf.float32)
         self.loss_mean.update_state(loss, sample_weight=rows)
         self.accuracy_mean.update_state(right)
-        return {m.name: m.result() for m in self.losses_tracked}
+        return self._means()
 
     # Serving ------------------------------------------------------------------------------------
 

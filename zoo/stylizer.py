@@ -261,19 +261,15 @@ class Model(base.Model):
         rows = tf.shape(photo)[0]
         draw = rng.replica_uniform(rows, 1, self.seed, _STYLE, self.noise_step)[:, 0]
         style = tf.cast(draw * len(self.config.styles), tf.int32)
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
         with tf.GradientTape() as tape:
             loss = self._loss(photo, style)
-            scaled = loss / replicas
-        variables = self.trainable_variables
-        self.optimizer.apply(tape.gradient(scaled, variables), variables)
-        self._advance()
-        return {m.name: m.result() for m in self.losses_tracked}
+        self._learn(tape, loss)
+        return self._means()
 
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         photo = data[0]
         self._loss(photo, tf.range(tf.shape(photo)[0]) % len(self.config.styles))
-        return {m.name: m.result() for m in self.losses_tracked}
+        return self._means()
 
     def _loss(self, photo: tf.Tensor, style: tf.Tensor) -> tf.Tensor:
         """What is minimised; also updates the running means."""

@@ -284,17 +284,13 @@ class Model(base.Model):
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         image, label = data
         rows = tf.shape(image)[0]
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
         pixels, width = int(np.prod(self.config.image_shape)), self._noise_width()
         uniform = rng.replica_uniform(rows, pixels, self.seed, _BINARISATION, self.noise_step)
         noise = rng.replica_normal(rows, width, self.seed, _Z, self.noise_step)
         with tf.GradientTape() as tape:
             loss = self._loss(self.observed(image, uniform), label, noise)
-            scaled = loss / replicas
-        variables = self.trainable_variables
-        self.optimizer.apply(tape.gradient(scaled, variables), variables)
-        self._advance()
-        return {m.name: m.result() for m in self.losses_tracked}
+        self._learn(tape, loss)
+        return self._means()
 
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         image, label = data
@@ -303,7 +299,7 @@ class Model(base.Model):
         uniform = tf.random.stateless_uniform([rows, pixels], seed=[0, _BINARISATION])
         noise = tf.random.stateless_normal([rows, width], seed=[0, _Z])
         self._loss(self.observed(image, uniform), label, noise)
-        return {m.name: m.result() for m in self.losses_tracked}
+        return self._means()
 
     def _noise_width(self) -> int:
         return self.config.importance_samples * self.config.latent_dim
