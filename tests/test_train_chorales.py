@@ -208,7 +208,7 @@ SIZE = [
 def test_a_run_on_midi_files_previews_music(midi_folder, tmp_path):
     workdir = tmp_path / "w"
     flags = ["--config=rnn_chorales", f"--config.data.name=midi:{midi_folder}", f"--workdir={workdir}", *SIZE]
-    done = run_main("train.main", *flags, timeout=300)
+    done = run_main("train.main", *flags)
     assert done.returncode == 0, done.stderr
     logged = losses(workdir)
     assert [x["step"] for x in logged if "nll" in x] == [5, 10, 15, 20]

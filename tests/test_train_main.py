@@ -32,7 +32,7 @@ TINY = {
 
 
 def train(*flags, **options):
-    return run_main("train.main", *flags, timeout=300, **options)
+    return run_main("train.main", *flags, **options)
 
 
 def kill_at(step, *flags):
