@@ -31,15 +31,16 @@ _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder with the data set's original files, for example <data_dir>/mnist/."
 )
 _STRATEGY = flags.DEFINE_string(
-    "strategy", "auto", "auto, one_device, mirrored or multi_worker (by TF_CONFIG)."
+    "strategy", "auto", "auto, one_device, mirrored, multi_worker (by TF_CONFIG) or tpu."
 )
+_TPU = flags.DEFINE_string("tpu", "", "Name or grpc:// address of the Cloud TPU; local on its own host.")
 
 
 def main(_: list[str]) -> None:
     config = _CONFIG.value
     config.validate()
     workdir = pathlib.Path(_WORKDIR.value)
-    strategy = strategy_lib.make(_STRATEGY.value)
+    strategy = strategy_lib.make(_STRATEGY.value, _TPU.value)
     learnt = data.load(
         config.data.name, data_dir=_DATA_DIR.value, image_size=config.data.image_size or None
     )
