@@ -9,6 +9,7 @@ run repeats the killed one to the bit.
 import contextlib
 import dataclasses
 import itertools
+import math
 import pathlib
 import shutil
 import tempfile
@@ -20,7 +21,7 @@ import tensorflow as tf
 
 import zoo
 from train import config as config_lib
-from train import optimizers, preemption, writers
+from train import flops, optimizers, preemption, writers
 from train import strategy as strategy_lib
 from train.data.dataset import DataSet
 from train.image_grid import image_grid
@@ -40,6 +41,7 @@ def train(
     data: DataSet,
     strategy: tf.distribute.Strategy,
     signalled: Callable[[], int] = lambda: 0,
+    profile: tuple[int, int] = (-1, -1),
 ) -> workdir_lib.Trained:
     """Trains until `config.steps`, or goes on where the work directory stops.
 
@@ -51,6 +53,7 @@ def train(
         strategy: where to run; never changes the result beyond rounding.
         signalled: the signal that asks this process to stop, or 0; looked at after each call of the
             compiled loop. All workers stop where one is asked to.
+        profile: the first and the last step of a profile for TensorBoard.
 
     Returns:
         What the newest checkpoint holds, as `zoo.workdir.load` would read it.
@@ -63,7 +66,7 @@ def train(
             is lost.
     """
     try:
-        return _train(config, workdir, data, strategy, signalled)
+        return _train(config, workdir, data, strategy, signalled, profile)
     except _LOST as error:
         # Nobody can go on: TensorFlow's collectives stay broken until every worker has started anew.
         reason = error.message.rpartition("}} ")[2].partition(" [Op:")[0].splitlines()[0][:200]
@@ -79,28 +82,37 @@ def _train(
     data: DataSet,
     strategy: tf.distribute.Strategy,
     signalled: Callable[[], int],
+    profile: tuple[int, int],
 ) -> workdir_lib.Trained:
     # 1. The configuration, completed by the data, and its work directory.
     config = _with_data(config, data)
+    if config.xla and strategy.num_replicas_in_sync > 1:
+        raise UserError(
+            f"config.xla=True: {strategy.num_replicas_in_sync} replicas are not compiled together;"
+            " --strategy=one_device is expected"
+        )
     chief = strategy_lib.is_chief(strategy)
     if chief:
         _claim(workdir, config)
 
     # 2. Model, optimizers and counters, in the strategy's scope and complete before the first step.
-    with strategy.scope():
+    with strategy.scope(), optimizers.computing_in(config.mixed_precision):
         model = zoo.build(config.family, config.model, config.seed)
-        model.compile(optimizers.make(config.optimizer, config.steps))
+        model.compile(optimizers.make(config.optimizer, config.steps, config.mixed_precision))
         step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="seconds")
+        best = tf.Variable(np.inf, dtype=tf.float64, trainable=False, name="best")
+    _check_best(config, model)
 
     # 3. Resume.
     checkpoint = tf.train.Checkpoint(
-        model=model, step=step, seconds=seconds, means=_means(model), **model.optimizers
+        model=model, step=step, seconds=seconds, best=best, means=_means(model), **model.optimizers
     )
     with _checkpoint_directory(workdir / "checkpoints", chief) as directory:
         manager = tf.train.CheckpointManager(
             checkpoint, directory, max_to_keep=config.keep_checkpoints
         )
+        best_manager = tf.train.CheckpointManager(checkpoint, f"{directory}/best", max_to_keep=1)
         workdir_lib.restore(checkpoint, workdir / "checkpoints")
         done = int(step.numpy())
         _check_agreement(strategy, done, workdir)
@@ -112,43 +124,59 @@ def _train(
         )
         examples = data.examples()
         iterator = iter(batches)
-        run_steps = _step_function(model, strategy)
+        run_steps = _step_function(model, strategy, config.xla)
         run_eval = _eval_function(model, strategy, data, config.data)
+        workers = shard.replicas // shard.local
+        operations: float | None = None  # of a step, on all workers
         sinks = _writers(config, workdir, done) if chief else writers.MultiWriter([])
 
         # 5. Step, log, evaluate, preview, save.
         with contextlib.closing(sinks):
             start = time.monotonic() - float(seconds.numpy())
-            stopping = False
+            stopping, profiling = False, False
             for stop in _stops(done, config):
-                began, before = time.monotonic(), done
+                began, before, waited = time.monotonic(), done, 0.0
                 while done < stop and not stopping:
-                    count = min(config.steps_per_execution, stop - done)
-                    wanted = tf.constant(float(signalled() != 0))
-                    bad, stopping = (x.numpy() for x in run_steps(iterator, tf.constant(count), wanted))
+                    if done == profile[0]:
+                        tf.profiler.experimental.start(str(workdir))
+                        profiling = True
+                    ahead = [edge - done for edge in (stop, *profile) if edge > done]
+                    count = tf.constant(min(config.steps_per_execution, *ahead))
+                    arguments = iterator, count, tf.constant(float(signalled() != 0))
+                    bad, stopping, waiting = (x.numpy() for x in run_steps(*arguments))
                     _check_finite(model, bad, done, manager)
-                    done += count
+                    done, waited = done + int(count), waited + waiting
+                    if profiling and done == profile[1]:
+                        tf.profiler.experimental.stop()
                 last = done == config.steps
+                step.assign(done)
+                seconds.assign(time.monotonic() - start)
                 if done == stop:
                     losses = {m.name: float(m.result()) for m in model.losses_tracked}
-                    rate = (done - before) / (time.monotonic() - began)
-                    sinks.scalars(
-                        done,
-                        losses
-                        | {
-                            "rate/steps_per_second": rate,
-                            f"rate/{data.unit}_per_second": rate * config.data.batch_size,
-                        },
-                    )
+                    elapsed = time.monotonic() - began
+                    rate = (done - before) / elapsed
+                    rates = {
+                        "rate/steps_per_second": rate,
+                        f"rate/{data.unit}_per_second": rate * config.data.batch_size,
+                        "rate/input_wait": waited / elapsed,
+                    }
+                    if operations is None:
+                        graph = run_steps.get_concrete_function(*arguments)
+                        operations = workers * (flops.of_step(graph, config.data.length) or math.nan)
+                    if math.isfinite(operations):
+                        rates["rate/gflops"] = 1e-9 * operations * rate
+                    sinks.scalars(done, losses | rates)
                     _reset(model, strategy)
                     if last or done % config.eval_every == 0:
-                        sinks.scalars(done, {f"eval/{k}": v for k, v in run_eval().items()})
+                        held_out = run_eval()
+                        sinks.scalars(done, {f"eval/{k}": v for k, v in held_out.items()})
+                        if config.keep_best and (value := _to_lower(config, held_out)) < best.numpy():
+                            best.assign(value)
+                            _save(model, best_manager, done)
                     if chief and (last or done % config.preview_every == 0):
                         _show(sinks, done, model.preview(config.seed, examples))
                     sinks.flush()
                 if last or stopping or done % config.checkpoint_every == 0:
-                    step.assign(done)
-                    seconds.assign(time.monotonic() - start)
                     _save(model, manager, done)
                 if stopping and not last:
                     raise preemption.Stopped(done, signalled())
@@ -158,7 +186,12 @@ def _train(
 
 
 def _with_data(config: config_lib.Config, data: DataSet) -> config_lib.Config:
-    learns = zoo.family(config.family).Model.learns
+    kind = zoo.family(config.family).Model
+    learns = kind.learns
+    if config.mixed_precision != config_lib.Precision.FLOAT32 and not kind.mixed_precision:
+        raise UserError(
+            f"config.mixed_precision={config.mixed_precision}: family {config.family} learns in float32 alone"
+        )
     if learns != data.kind:
         raise UserError(f"data set {data.name} holds {data.kind}, but family {config.family} learns {learns}")
     known = {field.name for field in dataclasses.fields(config.model)}
@@ -224,19 +257,38 @@ def _last_good(manager: tf.train.CheckpointManager) -> str:
     return f"the last good checkpoint is {manager.latest_checkpoint}"
 
 
-def _step_function(model: base.Model, strategy: tf.distribute.Strategy):
-    """n steps in one call. Returns [step, loss] of the first value that was not finite, or [-1, -1], and
-    whether this worker or another one wants to stop.
+def _check_best(config: config_lib.Config, model: base.Model) -> None:
+    names = [m.name for m in model.losses_tracked]
+    if config.keep_best not in ("", *names):
+        raise UserError(f"config.keep_best={config.keep_best!r}: one of {', '.join(names)} is expected")
+
+
+def _to_lower(config: config_lib.Config, held_out: dict[str, float]) -> float:
+    """What is the lower the better."""
+    value = held_out[config.keep_best]
+    return -value if config.keep_best == "accuracy" else value
+
+
+def _step_function(model: base.Model, strategy: tf.distribute.Strategy, xla: bool):
+    """n steps in one call. Returns [step, loss] of the first value that was not finite, or [-1, -1]; whether
+    this worker or another one wants to stop; and the seconds that steps have waited for their data.
 
     `train_step` returns running means: once a loss is not finite, its mean stays so.
     """
     names = [m.name for m in model.losses_tracked]
+    train_step = tf.function(model.train_step, jit_compile=True) if xla else model.train_step
 
     @tf.function
     def run_steps(iterator, count, wanted):
-        bad = tf.constant([-1, -1])
+        bad, waited = tf.constant([-1, -1]), tf.constant(0.0, tf.float64)
         for i in tf.range(count):
-            results = strategy.run(model.train_step, args=(next(iterator),))
+            with tf.control_dependencies([bad]):  # the step before is done
+                began = tf.timestamp()
+            with tf.control_dependencies([began]):
+                batch = next(iterator)
+            with tf.control_dependencies(tf.nest.flatten(strategy.experimental_local_results(batch))):
+                waited += tf.timestamp() - began
+            results = strategy.run(train_step, args=(batch,))
             values = tf.stack(
                 [tf.add_n(strategy.experimental_local_results(results[name])) for name in names]
             )
@@ -244,7 +296,7 @@ def _step_function(model: base.Model, strategy: tf.distribute.Strategy):
             if bad[0] < 0 and tf.reduce_any(broken):
                 first = tf.argmax(tf.cast(broken, tf.int32), output_type=tf.int32)
                 bad = tf.stack([i, first])
-        return bad, _sum(strategy, wanted) > 0
+        return bad, _sum(strategy, wanted) > 0, waited
 
     return run_steps
 

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from zoo import base, rng
+from zoo import base, layers, rng
 from zoo.images import decode_images
 
 
@@ -132,7 +132,7 @@ def encoder(config: Config) -> keras.Model:
     # Bounded, so that one byte can hold each number; softly, as a tanh that starts saturated learns slowly.
     x = keras.layers.Dense(config.code_dim, name="unbounded")(x)
     code = keras.layers.Activation("tanh", name="code")(keras.layers.Rescaling(1 / _SOFT, name="soft")(x))
-    return keras.Model(image, code, name="encoder")
+    return layers.Network(image, code, name="encoder")
 
 
 def decoder(config: Config) -> keras.Model:
@@ -154,7 +154,7 @@ def decoder(config: Config) -> keras.Model:
         if i:
             x = _up(x, widths[i - 1], f"up{i}")
     image = _up(x, channels, "image")
-    return keras.Model(code, image, name="decoder")
+    return layers.Network(code, image, name="decoder")
 
 
 def denoiser(config: Config) -> keras.Model:
@@ -173,7 +173,7 @@ def denoiser(config: Config) -> keras.Model:
         x = _relu(_blocks(x, config.denoiser_blocks, f"up{i}"), f"up{i}_relu")
         if i:
             x = _up(x, widths[i - 1], f"up{i}")
-    return keras.Model(image, _up(x, channels, "noise", "zeros"), name="denoiser")
+    return layers.Network(image, _up(x, channels, "noise", "zeros"), name="denoiser")
 
 
 # Corruptions ------------------------------------------------------------------------------------

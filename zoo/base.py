@@ -36,6 +36,7 @@ class Model(keras.Model, abc.ABC):
     """
 
     learns = "images"  # the kind of data: images, text or music
+    mixed_precision = True  # it can learn in bfloat16 and float16
     showpiece = ""  # the preview that is all the model's own work, fit to be published
 
     def __init__(self, config: Any, seed: int = 0):

@@ -97,7 +97,7 @@ def trunk(config: Config) -> keras.Model:
             x = _block(x, width, 2 if block == 0 else 1, f"stage{stage}_block{block}")
     x = layers.batch_norm("last_bn", momentum=0.95)(x)
     x = keras.layers.ReLU(name="features")(x)
-    return keras.Model(image, x, name="trunk")
+    return layers.Network(image, x, name="trunk")
 
 
 _VGG19_LAYER = "block4_conv4"
@@ -107,7 +107,7 @@ def vgg19_trunk(config: Config) -> keras.Model:
     """The same by VGG19: `[B, H/8, W/8, 512]`."""
     image = keras.Input(config.image_shape, name="image")
     features = vgg19.features([_VGG19_LAYER], config.vgg19_weights)(image)[_VGG19_LAYER]
-    return keras.Model(image, features, name="trunk")
+    return layers.Network(image, features, name="trunk")
 
 
 def head(config: Config, features: tuple[int, int, int]) -> keras.Model:
@@ -117,7 +117,7 @@ def head(config: Config, features: tuple[int, int, int]) -> keras.Model:
         x = layers.batch_norm("scaled")(x)
     embedding = keras.layers.GlobalAveragePooling2D(name="embedding")(x)
     logits = keras.layers.Dense(len(config.class_names), name="logits")(embedding)
-    return keras.Model(inputs, [embedding, logits], name="head")
+    return layers.Network(inputs, [embedding, logits], name="head")
 
 
 # Losses -----------------------------------------------------------------------------------------

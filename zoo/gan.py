@@ -110,7 +110,7 @@ def conv_generator(config: Config, name: str) -> keras.Model:
     image = keras.layers.Conv2D(
         config.image_shape[2], 3, padding="same", activation="tanh", name="image"
     )(x)
-    return keras.Model([z, label], image, name=name)
+    return layers.Network([z, label], image, name=name)
 
 
 def _modulated(x: keras.KerasTensor, label: keras.KerasTensor, name: str) -> keras.KerasTensor:
@@ -159,7 +159,7 @@ def dense_generator(config: Config, name: str) -> keras.Model:
         x = keras.layers.ReLU(name=f"dense{i}_relu")(x)
     x = keras.layers.Dense(int(np.prod(config.image_shape)), activation="tanh", name="image")(x)
     image = keras.layers.Reshape(config.image_shape, name="reshape")(x)
-    return keras.Model([z, label], image, name=name)
+    return layers.Network([z, label], image, name=name)
 
 
 def dense_discriminator(config: Config) -> keras.Model:
@@ -182,7 +182,7 @@ def _projection_head(
     projection = keras.layers.Dot(axes=1, name="projection")([embedded, x])  # [B, 1]
     logit = keras.layers.Add(name="logit_given_label")([logit, projection])
     logit = keras.layers.Reshape((), name="squeeze")(logit)
-    return keras.Model([image, label], logit, name="discriminator")
+    return layers.Network([image, label], logit, name="discriminator")
 
 
 GENERATORS = {Architecture.CONV: conv_generator, Architecture.DENSE: dense_generator}

@@ -364,6 +364,7 @@ class Model(base.Model):
     """A language model; `fit` on batches of (symbols int `[B, T]`, the ones that follow int `[B, T]`)."""
 
     learns = "text"
+    mixed_precision = False  # a state that is added to hundreds of times loses what it had
     showpiece = "sample"
 
     def __init__(self, config: Config, seed: int = 0):

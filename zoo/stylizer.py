@@ -161,7 +161,7 @@ class Network(keras.Model):
         x = tf.nn.depth_to_space(conv(x), 2)
         if count == before:
             return x
-        return tf.nn.depth_to_space(conv(tf.nn.relu(normalized(x))), 2)
+        return tf.cast(tf.nn.depth_to_space(conv(tf.nn.relu(normalized(x))), 2), tf.float32)
 
 
 # Training ---------------------------------------------------------------------------------------
@@ -171,7 +171,12 @@ class Targets:
     """The Gram matrices of the paintings, and VGG19 to compare them with."""
 
     def __init__(self, config: Config):
-        self.config = gatys.Config(content_weight=config.content_weight, tv_weight=config.tv_weight)
+        # VGG19 in float16 would overflow: its features reach tens of thousands.
+        compute = keras.config.dtype_policy().compute_dtype
+        dtype = "bfloat16" if compute == "bfloat16" else "float32"
+        self.config = gatys.Config(
+            content_weight=config.content_weight, tv_weight=config.tv_weight, dtype=dtype
+        )
         self.vgg = gatys.network(self.config, config.vgg19_weights)
         paintings = [
             pictures.fit(pictures.load(_find(config, name), gatys.SMALLEST), config.style_size)

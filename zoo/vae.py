@@ -125,7 +125,7 @@ def encoder(config: Config) -> keras.Model:
     x = keras.layers.Dense(config.hidden, activation="relu", kernel_initializer="he_normal", name="hidden")(x)
     mean = keras.layers.Dense(config.latent_dim, name="mean")(x)
     log_variance = keras.layers.Dense(config.latent_dim, kernel_initializer="zeros", name="log_variance")(x)
-    return keras.Model(inputs, [mean, log_variance], name="encoder")
+    return layers.Network(inputs, [mean, log_variance], name="encoder")
 
 
 def decoder(config: Config) -> keras.Model:
@@ -147,7 +147,7 @@ def decoder(config: Config) -> keras.Model:
         x = _relu(_blocks(x, config.blocks, f"up{i}"), f"up{i}_relu")
         width, name = (widths[i - 1], f"up{i}") if i else (outputs, "parameters")
         x = keras.layers.Conv2DTranspose(width, 4, strides=2, padding="same", name=name)(x)  # [B, 2h, 2w, P]
-    return keras.Model(inputs, x, name="decoder")
+    return layers.Network(inputs, x, name="decoder")
 
 
 def _with_label(config: Config, x: keras.KerasTensor, first: keras.KerasTensor):
