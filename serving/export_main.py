@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 _PRETRAINED = flags.DEFINE_string("pretrained", None, "A preset whose weights the zoo keeps.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Or a training run's work directory.")
+_BEST = flags.DEFINE_boolean(
+    "best", False, "Of the work directory the checkpoint that config.keep_best kept, not the newest one."
+)
 _GATYS = flags.DEFINE_boolean(
     "gatys", False, "Or style transfer by optimisation, which needs nothing but VGG19's weights."
 )
@@ -30,6 +33,8 @@ def main(_: list[str]) -> None:
     workdir, preset = _WORKDIR.value, _PRETRAINED.value
     if [preset is not None, workdir is not None, _GATYS.value].count(True) != 1:
         raise UserError("exactly one of --pretrained=<preset>, --workdir=<dir> and --gatys is expected")
+    if _BEST.value and workdir is None:
+        raise UserError("--best is for a --workdir")
     model: base.Exportable
     if preset is not None:
         model, card = zoo.from_pretrained(preset), pretrained.card(preset)
@@ -38,7 +43,7 @@ def main(_: list[str]) -> None:
         # These load TensorFlow: mistakes in the flags are told before.
         from zoo import workdir as workdir_lib
 
-        trained = workdir_lib.load(pathlib.Path(workdir))
+        trained = workdir_lib.load(pathlib.Path(workdir), _BEST.value)
         samples = workdir_lib.showpiece(pathlib.Path(workdir), trained.model.showpiece)
         model, card = trained.model, {k: trained.config[k] for k in ("name", "family", "model")}
         card["config_hash"] = model_card.config_hash(trained.config)

@@ -5,31 +5,9 @@ import tensorflow as tf
 import tiny
 from binaries import losses
 
-from train import config as config_lib
 from train import loop, strategy
-from train.data.pipeline import Augment
 from zoo import workdir as workdir_lib
 from zoo.errors import UserError
-
-
-def config(family, **changes):
-    made = config_lib.Config(
-        name=f"{family}_tiny",
-        family=family,
-        model=tiny.CONFIGS[family],
-        data=tiny.settings(batch_size=32, augment=Augment(shift=1)),
-        optimizer=config_lib.Optimizer(learning_rate=1e-3, beta_1=0.5),
-        steps=8,
-        steps_per_execution=3,
-        log_every=1,
-        eval_every=4,
-        preview_every=8,
-        checkpoint_every=4,
-    )
-    for name, value in changes.items():
-        setattr(made, name, value)
-    made.validate()
-    return made
 
 
 @pytest.mark.parametrize("family", sorted(tiny.CONFIGS))
@@ -38,26 +16,26 @@ def test_two_replicas_learn_what_one_device_learns_and_one_device_goes_on_from_t
 ):
     learnt = tiny.DATA[family]()
     assert mirrored.num_replicas_in_sync == 2
-    loop.train(config(family), tmp_path / "one", learnt, strategy.make("one_device"))
-    loop.train(config(family), tmp_path / "two", learnt, mirrored)
+    loop.train(tiny.config(family), tmp_path / "one", learnt, strategy.make("one_device"))
+    loop.train(tiny.config(family), tmp_path / "two", learnt, mirrored)
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
-    assert len(one) == len(two) == 10  # eight steps, two evaluations
+    assert len(one) == len(two) == 22  # twenty steps, two evaluations
     for a, b in zip(one, two, strict=True):
         assert a == pytest.approx(b, abs=1e-4)
 
-    # The run is cut where its checkpoint of step 4 stands.
-    for path in (tmp_path / "two" / "checkpoints").glob("ckpt-8.*"):
+    # The run is cut where its checkpoint of step 10 stands.
+    for path in (tmp_path / "two" / "checkpoints").glob("ckpt-20.*"):
         path.unlink()
-    loop.train(config(family), tmp_path / "two", learnt, strategy.make("one_device"))
+    loop.train(tiny.config(family), tmp_path / "two", learnt, strategy.make("one_device"))
     for a, b in zip(one, losses(tmp_path / "two"), strict=True):
         assert a == pytest.approx(b, abs=1e-4)
 
 
 def test_what_was_trained_is_what_is_loaded(tmp_path):
     learnt = tiny.digits()
-    made = loop.train(config("gan"), tmp_path, learnt, strategy.make("one_device"))
+    made = loop.train(tiny.config("gan"), tmp_path, learnt, strategy.make("one_device"))
     trained = workdir_lib.load(tmp_path)
-    assert trained.step == 8
+    assert trained.step == 20
     assert (made.config, made.step, made.seconds) == (trained.config, trained.step, trained.seconds)
     seed = tf.range(5, dtype=tf.int64)
     got = trained.model.signatures()["sample"](seed=seed)["image"]

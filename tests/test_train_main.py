@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import random
 import re
 import resource
 import signal
@@ -11,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from binaries import ROOT, losses, run_main
 from PIL import Image
 
@@ -35,14 +37,15 @@ def train(*flags, **options):
     return run_main("train.main", *flags, **options)
 
 
-def kill_at(step, *flags):
-    """Runs the binary and kills it -9 once it has logged a step."""
+def kill_at(step, *flags, number=signal.SIGKILL, status=-signal.SIGKILL):
+    """Runs the binary and sends it a signal once it has logged a step; returns what it told."""
     workdir = pathlib.Path(next(f for f in flags if f.startswith("--workdir=")).split("=", 1)[1])
     process = subprocess.Popen(
         [sys.executable, "-m", "train.main", *flags],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     metrics = workdir / "metrics.jsonl"
     deadline = time.monotonic() + 200
@@ -50,26 +53,51 @@ def kill_at(step, *flags):
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(number)
+    told = process.communicate(timeout=200)[1]
+    assert process.returncode == status, told
+    return told
+
+
+def state(workdir, step):
+    """Everything in a checkpoint but the time it took: weights, optimizers, means."""
+    reader = tf.train.load_checkpoint(str(workdir / "checkpoints" / f"ckpt-{step}"))
+    names = [n for n in reader.get_variable_to_shape_map() if "VARIABLE_VALUE" in n]
+    return {
+        n: reader.get_tensor(n).tobytes() for n in names if not n.startswith(("seconds/", "save_counter/"))
+    }
 
 
 # Two optimizers and batch statistics; text. test_train_loop resumes a run of every family.
-@pytest.mark.parametrize("preset", ["gan_digits", "rnn_lyrics"])
-def test_a_killed_run_repeats_the_losses_of_an_uninterrupted_one_to_the_bit(preset, tmp_path):
+@pytest.mark.parametrize(("preset", "kills"), [("gan_digits", 5), ("rnn_lyrics", 1)])
+def test_a_killed_run_repeats_an_uninterrupted_one_to_the_bit(preset, kills, tmp_path):
     flags = [f"--config={preset}", "--strategy=one_device", *TINY[preset]]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = train(*flags, f"--workdir={whole}")
     assert done.returncode == 0, done.stderr
-    kill_at(25, *flags, f"--workdir={killed}")
+    for step in sorted(random.Random(kills).sample(range(15, 60, 5), kills)):
+        kill_at(step, *flags, f"--workdir={killed}")
     done = train(*flags, f"--workdir={killed}")
     assert done.returncode == 0, done.stderr
+    assert state(killed, 60) == state(whole, 60)
     assert losses(killed) == losses(whole)
     assert {p.name for p in (killed / "previews").iterdir()} == {
         p.name for p in (whole / "previews").iterdir()
     }
     for picture in (whole / "previews").iterdir():
         assert picture.read_bytes() == (killed / "previews" / picture.name).read_bytes()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_run_has_saved_where_it_was_and_goes_on_from_there(run, number, status, tmp_path):
+    flags = ["--config=gan_digits", *TINY["gan_digits"], f"--workdir={tmp_path / 'w'}"]
+    told = kill_at(15, *flags, number=number, status=status)
+    step = int(re.search(rf"stopped by {number.name} after step (\d+), which is saved", told)[1])
+    assert (tmp_path / "w" / "checkpoints" / f"ckpt-{step}.index").exists()
+    done = train(*flags)
+    assert done.returncode == 0, done.stderr
+    assert state(tmp_path / "w", 60) == state(run[0], 60)
+    assert losses(tmp_path / "w") == losses(run[0])
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +227,9 @@ def test_a_loss_that_is_not_finite_names_itself_and_the_step(tmp_path):
         (["--config=gan_digits", "--config.name=../x"], ["config.name='../x'"]),
         (["--config=gan_digits", "--config.optimizer.beta_1=3"], ["beta_1=3"]),
         (["--config.steps=3"], ["--config=<preset> is required", "gan_digits"]),
-        (["--config=gan_digits", "--strategy=tpu"], ["tpu", "mirrored"]),
+        (["--config=gan_digits", "--strategy=tpus"], ["tpus", "mirrored"]),
+        (["--config=gan_digits", "--strategy=tpu"], ["no TPU", "--tpu"]),
+        (["--config=gan_digits", "--strategy=parameter_server"], ["parameter_server", "multi_worker"]),
         (["--config=gan_digits", "--config.data.batch_size=5000"], ["5000"]),
         (["--config=gan_digits", "stray"], ["stray"]),
         (["--config=cnn_digits", "--config.model.label_smoothing=2"], ["label_smoothing=2"]),

@@ -1,69 +1,130 @@
-"""Two real worker processes on this machine learn what one device learns."""
+"""Two real worker processes on this machine: what they learn, and what becomes of one when the other is gone."""
 
 import json
 import os
-import pathlib
+import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
-from binaries import losses
+import tiny
+from binaries import ROOT, losses
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-# Batch statistics and two optimizers; text. Two replicas in one process learn the same in every family:
-# test_train_loop.
-SIZES = {
-    "gan_digits": ["--config.model.channels=8", "--config.model.latent_dim=8"],
-    "rnn_lyrics": ["--config.data.name=text:LICENSE", "--config.data.length=16", "--config.model.units=8"],
-}
-STEPS = ["steps=8", "steps_per_execution=3", "log_every=2", "eval_every=4", "preview_every=8"]
+from train import config as config_lib
+from train import data, loop, presets, strategy
 
 
-def _ports(count):
-    sockets = [socket.socket() for _ in range(count)]
+def _cluster():
+    """TF_CONFIG of two workers."""
+    sockets = [socket.socket() for _ in range(2)]
     for opened in sockets:
         opened.bind(("127.0.0.1", 0))
-    ports = [opened.getsockname()[1] for opened in sockets]
+    hosts = [f"127.0.0.1:{opened.getsockname()[1]}" for opened in sockets]
     for opened in sockets:
         opened.close()
-    return ports
+    tasks = [{"type": "worker", "index": i} for i in range(2)]
+    return [json.dumps({"cluster": {"worker": hosts}, "task": task}) for task in tasks]
 
 
-def _start(preset, workdir, strategy, environment):
-    flags = [f"--config={preset}", f"--workdir={workdir}", f"--strategy={strategy}"]
-    flags += [f"--config.{s}" for s in [*STEPS, "checkpoint_every=4"]]
+def _start(command, tf_config, **environment):
     return subprocess.Popen(
-        [sys.executable, "-m", "train.main", *flags, *SIZES[preset]],
+        [sys.executable, *map(str, command)],
         cwd=ROOT,
-        env={**os.environ, **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CONFIG": tf_config, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("preset", sorted(SIZES))
-def test_two_workers_learn_what_one_device_learns(preset, tmp_path):
-    alone = _start(preset, tmp_path / "one", "one_device", {})
-    output, _ = alone.communicate(timeout=200)
-    assert alone.returncode == 0, output
-
-    cluster = {"worker": [f"127.0.0.1:{port}" for port in _ports(2)]}
-    workers = [
-        _start(
-            preset,
-            tmp_path / "two",
-            "auto",
-            {"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": i}})},
-        )
-        for i in range(2)
-    ]
+def _ends(workers):
+    """Exit status and output of each."""
     outputs = [worker.communicate(timeout=300)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(outputs)
-    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
-    assert len(one) == len(two) == 6  # four lines of losses, two evaluations
-    for a, b in zip(one, two, strict=True):
-        assert a == pytest.approx(b, abs=1e-4)
-    assert (tmp_path / "two" / "checkpoints" / "ckpt-8.index").exists()
+    return [worker.returncode for worker in workers], outputs
+
+
+@pytest.mark.slow
+def test_two_workers_learn_what_one_device_learns_and_one_of_them_writes(tmp_path):
+    # The second worker would write elsewhere, if it wrote.
+    (tmp_path / "temporary").mkdir()
+    places = [{}, {"TMPDIR": str(tmp_path / "temporary")}]
+    workers = [
+        _start(["tests/worker_session.py", tmp_path / f"worker{i}"], tf_config, **places[i])
+        for i, tf_config in enumerate(_cluster())
+    ]
+    for family in sorted(tiny.CONFIGS):
+        loop.train(
+            tiny.config(family), tmp_path / "one" / family, tiny.DATA[family](), strategy.make("one_device")
+        )
+    status, outputs = _ends(workers)
+    assert status == [0, 0], "\n".join(outputs)
+    for family in sorted(tiny.CONFIGS):
+        one, two = losses(tmp_path / "one" / family), losses(tmp_path / "worker0" / family)
+        assert len(one) == len(two) == 22  # twenty steps, two evaluations
+        for a, b in zip(one, two, strict=True):
+            assert a == pytest.approx(b, abs=1e-4), family
+        written = {p.name for p in (tmp_path / "worker0" / family).iterdir() if "tfevents" not in p.name}
+        assert written == {"config.json", "checkpoints", "metrics.jsonl", "previews"}
+        assert len(list((tmp_path / "worker0" / family).glob("*tfevents*"))) == 1
+    assert not (tmp_path / "worker1").exists()
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+CHANGES = {"log_every": 10, "eval_every": 500, "preview_every": 500, "checkpoint_every": 20}
+CHANGES |= {"steps": 500, "steps_per_execution": 4}
+
+
+def _pair(workdir):
+    flags = ["--config=gan_digits", "--config.model.channels=8", "--config.model.latent_dim=8"]
+    flags += [f"--config.{name}={value}" for name, value in CHANGES.items()]
+    command = ["-m", "train.main", *flags, f"--workdir={workdir}"]
+    return [_start(command, tf_config) for tf_config in _cluster()]
+
+
+def _wait_for(workdir, step):
+    deadline = time.monotonic() + 200
+    while not (workdir / "metrics.jsonl").exists() or losses(workdir)[-1:] < [{"step": step}]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_workers_stop_together_and_come_back_after_one_was_killed(tmp_path):
+    workdir = tmp_path / "run"
+
+    # SIGTERM to one of them: both stop after the same step, which is saved.
+    workers = _pair(workdir)
+    _wait_for(workdir, 10)
+    workers[1].send_signal(signal.SIGTERM)
+    status, outputs = _ends(workers)
+    assert status == [143, 143], "\n".join(outputs)
+    steps = [re.search(r"stopped by SIGTERM after step (\d+)", output)[1] for output in outputs]
+    assert steps[0] == steps[1]
+    assert (workdir / "checkpoints" / f"ckpt-{steps[0]}.index").exists()
+
+    # kill -9 of the one that writes: the other one says so, in one line, and ends.
+    workers = _pair(workdir)
+    _wait_for(workdir, int(steps[0]) + 50)
+    workers[0].kill()
+    status, outputs = _ends(workers)
+    assert status == [-signal.SIGKILL, 138]
+    assert "Traceback" not in outputs[1]
+    (told,) = [line for line in outputs[1].splitlines() if "a worker of the cluster is gone" in line]
+    assert str(workdir / "checkpoints") in told
+    reached = losses(workdir)[-1]["step"]
+    saved = max(int(p.stem.split("-")[1]) for p in (workdir / "checkpoints").glob("ckpt-*.index"))
+    assert reached - saved <= CHANGES["checkpoint_every"]
+
+    # Both are there again: the run ends as one without interruptions does.
+    status, outputs = _ends(_pair(workdir))
+    assert status == [0, 0], "\n".join(outputs)
+    alone: config_lib.Config = presets.load("gan_digits")
+    alone.model.channels = alone.model.latent_dim = 8
+    for name, value in CHANGES.items():
+        setattr(alone, name, value)
+    loop.train(alone, tmp_path / "alone", data.load("digits"), strategy.make("one_device"))
+    for a, b in zip(losses(workdir), losses(tmp_path / "alone"), strict=True):
+        assert a == pytest.approx(b, abs=1e-2)  # hundreds of steps of a GAN

@@ -13,6 +13,7 @@ from train import data
 from train.data.chorales import MusicData
 from train.data.dataset import DataSet
 from train.data.images import ImageData, Images
+from train.data.pipeline import Augment
 from train.data.text import TextData
 from zoo import autoencoder, chorales, cnn, gan, pictures, rnn, stylizer, vae, vgg19
 
@@ -114,3 +115,24 @@ def settings(**changes) -> config_lib.Data:
 def batch(family: str, rows: int = 16):
     """The first training batch (x, y) of a family."""
     return next(iter(DATA[family]().train_batches(settings(batch_size=rows), seed=0)))
+
+
+def config(family: str, **changes) -> config_lib.Config:
+    """A run of twenty steps."""
+    made = config_lib.Config(
+        name=f"{family}_tiny",
+        family=family,
+        model=CONFIGS[family],
+        data=settings(batch_size=32, augment=Augment(shift=1)),
+        optimizer=config_lib.Optimizer(learning_rate=5e-4, beta_1=0.5),
+        steps=20,
+        steps_per_execution=3,
+        log_every=1,
+        eval_every=10,
+        preview_every=20,
+        checkpoint_every=10,
+    )
+    for name, value in changes.items():
+        setattr(made, name, value)
+    made.validate()
+    return made

@@ -25,6 +25,12 @@ class Schedule(enum.StrEnum):
     LINEAR_TAIL = "linear_tail"  # constant, then linearly to a tenth over the second half
 
 
+class Precision(enum.StrEnum):
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"  # layers compute in it; weights, losses and optimizers stay in float32
+    FLOAT16 = "float16"  # likewise, with a loss scale that finds itself; for GPUs without bfloat16
+
+
 @dataclasses.dataclass
 class Data:
     name: str = "digits"  # a name of train/data, or folder:<path>, or tfds:<name>
@@ -55,12 +61,15 @@ class Config:
     optimizer: Optimizer
     steps: int  # optimizer steps of the whole run
     seed: int = 0  # of weights, noise, data order and augmentation
+    mixed_precision: Precision = Precision.FLOAT32
+    xla: bool = False  # compiles the step as a whole; slower on CPUs. One replica a process
     steps_per_execution: int = 50  # steps in one call of the compiled loop
     log_every: int = 100  # steps between lines of metrics.jsonl
     eval_every: int = 1000  # steps between passes over the held-out split
     preview_every: int = 1000  # steps between pictures in previews/
     checkpoint_every: int = 1000  # steps between checkpoints: what a killed run can lose
     keep_checkpoints: int = 2  # the newest ones
+    keep_best: str = ""  # a loss: its best checkpoint on the held-out split stays, too, in checkpoints/best/
 
     def validate(self) -> None:
         """Raises `UserError` for the first value that cannot work."""
@@ -83,7 +92,7 @@ class Config:
             if getattr(self, name) < 1:
                 raise UserError(f"config.{name}={getattr(self, name)}: at least 1 is expected")
         for name in ("eval_every", "preview_every", "checkpoint_every"):
-            # Losses are means since the last line; a checkpoint between two lines would lose half.
+            # Losses are means since the last line, which an evaluation would end.
             if getattr(self, name) % self.log_every:
                 raise UserError(
                     f"config.{name}={getattr(self, name)}: a multiple of"

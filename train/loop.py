@@ -9,18 +9,19 @@ run repeats the killed one to the bit.
 import contextlib
 import dataclasses
 import itertools
+import math
 import pathlib
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
 import zoo
 from train import config as config_lib
-from train import optimizers, writers
+from train import flops, optimizers, preemption, writers
 from train import strategy as strategy_lib
 from train.data.dataset import DataSet
 from train.image_grid import image_grid
@@ -30,6 +31,8 @@ from zoo.errors import UserError
 from zoo.files import atomic_write
 
 EVAL_BATCH = 500
+# What TensorFlow's collectives raise when another worker does not answer.
+_LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 
 
 def train(
@@ -37,6 +40,8 @@ def train(
     workdir: pathlib.Path,
     data: DataSet,
     strategy: tf.distribute.Strategy,
+    signalled: Callable[[], int] = lambda: 0,
+    profile: tuple[int, int] = (-1, -1),
 ) -> workdir_lib.Trained:
     """Trains until `config.steps`, or goes on where the work directory stops.
 
@@ -46,6 +51,9 @@ def train(
             `previews/`; a second run with the same one resumes.
         data: what to learn from.
         strategy: where to run; never changes the result beyond rounding.
+        signalled: the signal that asks this process to stop, or 0; looked at after each call of the
+            compiled loop. All workers stop where one is asked to.
+        profile: the first and the last step of a profile for TensorBoard.
 
     Returns:
         What the newest checkpoint holds, as `zoo.workdir.load` would read it.
@@ -53,28 +61,61 @@ def train(
     Raises:
         UserError: a work directory of another configuration, a damaged checkpoint, a disk that
             takes no more, or a loss that is not finite.
+        preemption.Stopped: after a signal, with everything saved.
+        preemption.WorkerLost: another worker is gone; what it and this one did since the last checkpoint
+            is lost.
     """
+    try:
+        return _train(config, workdir, data, strategy, signalled, profile)
+    except _LOST as error:
+        # Nobody can go on: TensorFlow's collectives stay broken until every worker has started anew.
+        reason = error.message.rpartition("}} ")[2].partition(" [Op:")[0].splitlines()[0][:200]
+        raise preemption.WorkerLost(
+            f"a worker of the cluster is gone ({reason}); start all workers again: they go on from the last"
+            f" checkpoint in {workdir / 'checkpoints'}"
+        ) from error
+
+
+def _train(
+    config: config_lib.Config,
+    workdir: pathlib.Path,
+    data: DataSet,
+    strategy: tf.distribute.Strategy,
+    signalled: Callable[[], int],
+    profile: tuple[int, int],
+) -> workdir_lib.Trained:
     # 1. The configuration, completed by the data, and its work directory.
     config = _with_data(config, data)
+    if config.xla and strategy.num_replicas_in_sync > 1:
+        raise UserError(
+            f"config.xla=True: {strategy.num_replicas_in_sync} replicas are not compiled together;"
+            " --strategy=one_device is expected"
+        )
     chief = strategy_lib.is_chief(strategy)
     if chief:
         _claim(workdir, config)
 
     # 2. Model, optimizers and counters, in the strategy's scope and complete before the first step.
-    with strategy.scope():
+    with strategy.scope(), optimizers.computing_in(config.mixed_precision):
         model = zoo.build(config.family, config.model, config.seed)
-        model.compile(optimizers.make(config.optimizer, config.steps))
+        model.compile(optimizers.make(config.optimizer, config.steps, config.mixed_precision))
         step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="seconds")
+        best = tf.Variable(np.inf, dtype=tf.float64, trainable=False, name="best")
+    _check_best(config, model)
 
     # 3. Resume.
-    checkpoint = tf.train.Checkpoint(model=model, step=step, seconds=seconds, **model.optimizers)
+    checkpoint = tf.train.Checkpoint(
+        model=model, step=step, seconds=seconds, best=best, means=_means(model), **model.optimizers
+    )
     with _checkpoint_directory(workdir / "checkpoints", chief) as directory:
         manager = tf.train.CheckpointManager(
             checkpoint, directory, max_to_keep=config.keep_checkpoints
         )
+        best_manager = tf.train.CheckpointManager(checkpoint, f"{directory}/best", max_to_keep=1)
         workdir_lib.restore(checkpoint, workdir / "checkpoints")
         done = int(step.numpy())
+        _check_agreement(strategy, done, workdir)
 
         # 4. Data, from the step where the run stands.
         shard = strategy_lib.shard(strategy)
@@ -83,48 +124,74 @@ def train(
         )
         examples = data.examples()
         iterator = iter(batches)
-        run_steps = _step_function(model, strategy)
+        run_steps = _step_function(model, strategy, config.xla)
         run_eval = _eval_function(model, strategy, data, config.data)
+        workers = shard.replicas // shard.local
+        operations: float | None = None  # of a step, on all workers
         sinks = _writers(config, workdir, done) if chief else writers.MultiWriter([])
 
         # 5. Step, log, evaluate, preview, save.
         with contextlib.closing(sinks):
             start = time.monotonic() - float(seconds.numpy())
+            stopping, profiling = False, False
             for stop in _stops(done, config):
-                _reset(model, strategy)
-                began, before = time.monotonic(), done
-                while done < stop:
-                    count = min(config.steps_per_execution, stop - done)
-                    bad = run_steps(iterator, tf.constant(count)).numpy()
+                began, before, waited = time.monotonic(), done, 0.0
+                while done < stop and not stopping:
+                    if done == profile[0]:
+                        tf.profiler.experimental.start(str(workdir))
+                        profiling = True
+                    ahead = [edge - done for edge in (stop, *profile) if edge > done]
+                    count = tf.constant(min(config.steps_per_execution, *ahead))
+                    arguments = iterator, count, tf.constant(float(signalled() != 0))
+                    bad, stopping, waiting = (x.numpy() for x in run_steps(*arguments))
                     _check_finite(model, bad, done, manager)
-                    done += count
-                losses = {m.name: float(m.result()) for m in model.losses_tracked}
-                rate = (done - before) / (time.monotonic() - began)
-                sinks.scalars(
-                    done,
-                    losses
-                    | {
+                    done, waited = done + int(count), waited + waiting
+                    if profiling and done == profile[1]:
+                        tf.profiler.experimental.stop()
+                last = done == config.steps
+                step.assign(done)
+                seconds.assign(time.monotonic() - start)
+                if done == stop:
+                    losses = {m.name: float(m.result()) for m in model.losses_tracked}
+                    elapsed = time.monotonic() - began
+                    rate = (done - before) / elapsed
+                    rates = {
                         "rate/steps_per_second": rate,
                         f"rate/{data.unit}_per_second": rate * config.data.batch_size,
-                    },
-                )
-                last = done == config.steps
-                if last or done % config.eval_every == 0:
-                    sinks.scalars(done, {f"eval/{k}": v for k, v in run_eval().items()})
-                if chief and (last or done % config.preview_every == 0):
-                    _show(sinks, done, model.preview(config.seed, examples))
-                sinks.flush()
-                if last or done % config.checkpoint_every == 0:
-                    step.assign(done)
-                    seconds.assign(time.monotonic() - start)
+                        "rate/input_wait": waited / elapsed,
+                    }
+                    if operations is None:
+                        graph = run_steps.get_concrete_function(*arguments)
+                        operations = workers * (flops.of_step(graph, config.data.length) or math.nan)
+                    if math.isfinite(operations):
+                        rates["rate/gflops"] = 1e-9 * operations * rate
+                    sinks.scalars(done, losses | rates)
+                    _reset(model, strategy)
+                    if last or done % config.eval_every == 0:
+                        held_out = run_eval()
+                        sinks.scalars(done, {f"eval/{k}": v for k, v in held_out.items()})
+                        if config.keep_best and (value := _to_lower(config, held_out)) < best.numpy():
+                            best.assign(value)
+                            _save(model, best_manager, done)
+                    if chief and (last or done % config.preview_every == 0):
+                        _show(sinks, done, model.preview(config.seed, examples))
+                    sinks.flush()
+                if last or stopping or done % config.checkpoint_every == 0:
                     _save(model, manager, done)
+                if stopping and not last:
+                    raise preemption.Stopped(done, signalled())
     return workdir_lib.Trained(
         model, pretrained.config_to_json(config), done, float(seconds.numpy())
     )
 
 
 def _with_data(config: config_lib.Config, data: DataSet) -> config_lib.Config:
-    learns = zoo.family(config.family).Model.learns
+    kind = zoo.family(config.family).Model
+    learns = kind.learns
+    if config.mixed_precision != config_lib.Precision.FLOAT32 and not kind.mixed_precision:
+        raise UserError(
+            f"config.mixed_precision={config.mixed_precision}: family {config.family} learns in float32 alone"
+        )
     if learns != data.kind:
         raise UserError(f"data set {data.name} holds {data.kind}, but family {config.family} learns {learns}")
     known = {field.name for field in dataclasses.fields(config.model)}
@@ -175,6 +242,8 @@ def _save(model: base.Model, manager: tf.train.CheckpointManager, done: int) -> 
             )
     try:
         manager.save(checkpoint_number=done)
+    except _LOST:
+        raise
     except (tf.errors.OpError, OSError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(
@@ -188,18 +257,38 @@ def _last_good(manager: tf.train.CheckpointManager) -> str:
     return f"the last good checkpoint is {manager.latest_checkpoint}"
 
 
-def _step_function(model: base.Model, strategy: tf.distribute.Strategy):
-    """n steps in one call; returns [step, loss] of the first value that was not finite, or [-1, -1].
+def _check_best(config: config_lib.Config, model: base.Model) -> None:
+    names = [m.name for m in model.losses_tracked]
+    if config.keep_best not in ("", *names):
+        raise UserError(f"config.keep_best={config.keep_best!r}: one of {', '.join(names)} is expected")
+
+
+def _to_lower(config: config_lib.Config, held_out: dict[str, float]) -> float:
+    """What is the lower the better."""
+    value = held_out[config.keep_best]
+    return -value if config.keep_best == "accuracy" else value
+
+
+def _step_function(model: base.Model, strategy: tf.distribute.Strategy, xla: bool):
+    """n steps in one call. Returns [step, loss] of the first value that was not finite, or [-1, -1]; whether
+    this worker or another one wants to stop; and the seconds that steps have waited for their data.
 
     `train_step` returns running means: once a loss is not finite, its mean stays so.
     """
     names = [m.name for m in model.losses_tracked]
+    train_step = tf.function(model.train_step, jit_compile=True) if xla else model.train_step
 
     @tf.function
-    def run_steps(iterator, count):
-        bad = tf.constant([-1, -1])
+    def run_steps(iterator, count, wanted):
+        bad, waited = tf.constant([-1, -1]), tf.constant(0.0, tf.float64)
         for i in tf.range(count):
-            results = strategy.run(model.train_step, args=(next(iterator),))
+            with tf.control_dependencies([bad]):  # the step before is done
+                began = tf.timestamp()
+            with tf.control_dependencies([began]):
+                batch = next(iterator)
+            with tf.control_dependencies(tf.nest.flatten(strategy.experimental_local_results(batch))):
+                waited += tf.timestamp() - began
+            results = strategy.run(train_step, args=(batch,))
             values = tf.stack(
                 [tf.add_n(strategy.experimental_local_results(results[name])) for name in names]
             )
@@ -207,9 +296,35 @@ def _step_function(model: base.Model, strategy: tf.distribute.Strategy):
             if bad[0] < 0 and tf.reduce_any(broken):
                 first = tf.argmax(tf.cast(broken, tf.int32), output_type=tf.int32)
                 bad = tf.stack([i, first])
-        return bad
+        return bad, _sum(strategy, wanted) > 0, waited
 
     return run_steps
+
+
+def _sum(strategy: tf.distribute.Strategy, value: tf.Tensor) -> tf.Tensor:
+    """Over all replicas of all workers."""
+
+    def of_replica() -> tf.Tensor:
+        # The identity is on this replica's device, which is where the sum comes to.
+        return tf.distribute.get_replica_context().all_reduce("SUM", tf.identity(value))
+
+    return strategy.experimental_local_results(strategy.run(of_replica))[0]
+
+
+def _check_agreement(strategy: tf.distribute.Strategy, done: int, workdir: pathlib.Path) -> None:
+    """Raises `UserError` unless every worker has found the same checkpoint."""
+    total, squares = _sum(strategy, tf.constant([done, done**2], tf.float64)).numpy()
+    if strategy.num_replicas_in_sync * squares != total**2:
+        raise UserError(
+            f"the workers disagree on what {workdir} holds: this one found a checkpoint of step {done};"
+            " --workdir must be one folder that all of them see"
+        )
+
+
+def _means(model: base.Model) -> tf.train.Checkpoint:
+    """The running means: a run that is stopped between two lines of metrics.jsonl does not lose half of one."""
+    variables = {f"{m.name}_{v.name}": v.value for m in model.losses_tracked for v in m.variables}
+    return tf.train.Checkpoint(**variables)
 
 
 def _check_finite(model: base.Model, bad: np.ndarray, done: int, manager) -> None:
@@ -232,10 +347,11 @@ def _eval_function(
         strategy.run(model.test_step, args=(batch,))
 
     def run_eval() -> dict[str, float]:
-        _reset(model, strategy)
         for batch in data.eval_batches(settings, EVAL_BATCH):
             eval_step(batch)
-        return {m.name: float(m.result()) for m in model.losses_tracked}
+        means = {m.name: float(m.result()) for m in model.losses_tracked}
+        _reset(model, strategy)
+        return means
 
     return run_eval
 

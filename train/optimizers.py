@@ -1,6 +1,8 @@
 """Optimizers and learning rate schedules from a configuration."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
@@ -47,9 +49,27 @@ class AdamW(keras.optimizers.AdamW):
         self.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
 
 
-def make(config: config_lib.Optimizer, steps: int) -> keras.optimizers.Optimizer:
+def make(
+    config: config_lib.Optimizer, steps: int, precision: config_lib.Precision = config_lib.Precision.FLOAT32
+) -> keras.optimizers.Optimizer:
     """The optimizer of a run of `steps` steps."""
     rate = Rate(config.learning_rate, config.schedule, steps, config.warmup_steps)
     if config.name == config_lib.OptimizerName.ADAMW:
-        return AdamW(rate, weight_decay=config.weight_decay, beta_1=config.beta_1)
-    return keras.optimizers.Adam(rate, beta_1=config.beta_1)
+        optimizer = AdamW(rate, weight_decay=config.weight_decay, beta_1=config.beta_1)
+    else:
+        optimizer = keras.optimizers.Adam(rate, beta_1=config.beta_1)
+    if precision == config_lib.Precision.FLOAT16:
+        return keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
+
+
+@contextlib.contextmanager
+def computing_in(precision: config_lib.Precision) -> Iterator[None]:
+    """Layers made within compute in `precision`; their weights are float32."""
+    before = keras.config.dtype_policy()
+    mixed = precision != config_lib.Precision.FLOAT32
+    keras.config.set_dtype_policy(f"mixed_{precision}" if mixed else "float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

@@ -10,21 +10,22 @@ import tensorflow as tf
 from train.data.dataset import Shard
 from zoo.errors import UserError
 
-NAMES = ("auto", "one_device", "mirrored", "multi_worker")
+NAMES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 
 
-def make(name: str) -> tf.distribute.Strategy:
+def make(name: str, tpu: str = "") -> tf.distribute.Strategy:
     """Makes the strategy called `name`; call it before any other TensorFlow operation.
 
     - `one_device`: the first GPU, else the CPU.
     - `mirrored`: all GPUs of this machine; without any, all logical CPUs.
     - `multi_worker`: the cluster that the environment variable TF_CONFIG describes, as Kubernetes
       training operators and Vertex AI set it.
+    - `tpu`: the cores of a Cloud TPU; `tpu` is its name, its `grpc://` address, or "local" on its own host.
     - `auto`: `multi_worker` if TF_CONFIG names workers, else `mirrored` if there is more than one
       GPU, else `one_device`.
 
     Raises:
-        UserError: the name is unknown, or TF_CONFIG is missing or wrong where it is needed.
+        UserError: the name is unknown, TF_CONFIG is missing or wrong where it is needed, or there is no TPU.
     """
     if name == "auto":
         # TF_CONFIG comes first: a multi-worker strategy must be made before devices are listed.
@@ -41,11 +42,31 @@ def make(name: str) -> tf.distribute.Strategy:
     if name == "one_device":
         kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
         return tf.distribute.OneDeviceStrategy(f"/{kind}:0")
+    if name == "tpu":
+        return _tpu(tpu)
+    if name == "parameter_server":
+        raise UserError(
+            "strategy 'parameter_server' is refused: its workers update the weights in the order they happen to"
+            " be ready, so that no run could be repeated; multi_worker is the strategy for several machines"
+        )
     close = difflib.get_close_matches(name, NAMES, n=1)
     raise UserError(
         f"unknown strategy '{name}'{f' (did you mean {close[0]!r}?)' if close else ''}; "
         f"expected one of: {', '.join(NAMES)}"
     )
+
+
+def _tpu(address: str) -> tf.distribute.Strategy:
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(address)
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        return tf.distribute.TPUStrategy(resolver)
+    except (tf.errors.OpError, ValueError, RuntimeError, OSError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(
+            f"strategy 'tpu': there is no TPU at --tpu={address!r} ({reason}); give its name or grpc:// address"
+        ) from error
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:

@@ -128,9 +128,12 @@ class ConsoleWriter(Writer):
     def _speed(self, step: int, values: Mapping[str, float]) -> list[str]:
         parts = []
         for name, value in values.items():
-            if name.startswith(RATE):
+            if name == f"{RATE}input_wait":
+                parts.append(f"{value:.0%} waiting for data")
+            elif name.startswith(RATE):
                 number = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-                parts.append(f"{number} {name.removeprefix(RATE).removesuffix('_per_second')}/s")
+                what = name.removeprefix(RATE).removesuffix("_per_second")
+                parts.append(f"{number} GFLOP/s" if what == "gflops" else f"{number} {what}/s")
         steps_per_second = values.get(f"{RATE}steps_per_second", 0.0)
         if steps_per_second > 0:
             left = datetime.timedelta(seconds=round((self._total_steps - step) / steps_per_second))

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from zoo import base, rng
+from zoo import base, layers, rng
 from zoo.images import decode_images
 
 
@@ -132,7 +132,7 @@ def encoder(config: Config) -> keras.Model:
     # Bounded, so that one byte can hold each number; softly, as a tanh that starts saturated learns slowly.
     x = keras.layers.Dense(config.code_dim, name="unbounded")(x)
     code = keras.layers.Activation("tanh", name="code")(keras.layers.Rescaling(1 / _SOFT, name="soft")(x))
-    return keras.Model(image, code, name="encoder")
+    return layers.Network(image, code, name="encoder")
 
 
 def decoder(config: Config) -> keras.Model:
@@ -154,7 +154,7 @@ def decoder(config: Config) -> keras.Model:
         if i:
             x = _up(x, widths[i - 1], f"up{i}")
     image = _up(x, channels, "image")
-    return keras.Model(code, image, name="decoder")
+    return layers.Network(code, image, name="decoder")
 
 
 def denoiser(config: Config) -> keras.Model:
@@ -173,7 +173,7 @@ def denoiser(config: Config) -> keras.Model:
         x = _relu(_blocks(x, config.denoiser_blocks, f"up{i}"), f"up{i}_relu")
         if i:
             x = _up(x, widths[i - 1], f"up{i}")
-    return keras.Model(image, _up(x, channels, "noise", "zeros"), name="denoiser")
+    return layers.Network(image, _up(x, channels, "noise", "zeros"), name="denoiser")
 
 
 # Corruptions ------------------------------------------------------------------------------------
@@ -371,7 +371,6 @@ class Model(base.Model):
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         image = data[0]
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
         width = 2 + noise_width(self.config.image_shape)
         noise = rng.replica_normal(tf.shape(image)[0], width, self.seed, 0, self.noise_step)
         spoilt = drawn_corruption(image, noise)
@@ -381,10 +380,8 @@ class Model(base.Model):
                 squared_error(image, spoilt - self.denoiser(spoilt)),
             ]
             # The two share no weight: their sum trains each as if alone.
-            scaled = tf.add_n(losses) / replicas
-        variables = self.trainable_variables
-        self.optimizer.apply(tape.gradient(scaled, variables), variables)
-        self._advance()
+            loss = tf.add_n(losses)
+        self._learn(tape, loss)
         return self._track(image, losses)
 
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -399,7 +396,7 @@ class Model(base.Model):
     def _track(self, image: tf.Tensor, losses: list[tf.Tensor]) -> dict[str, tf.Tensor]:
         for mean, loss in zip(self.losses_tracked, losses, strict=True):
             mean.update_state(loss, sample_weight=tf.shape(image)[0])
-        return {m.name: m.result() for m in self.losses_tracked}
+        return self._means()
 
     # Serving ------------------------------------------------------------------------------------
 

@@ -48,6 +48,7 @@ class Model(keras.Model, abc.ABC):
     """
 
     learns = "images"  # the kind of data: images, text or music
+    mixed_precision = True  # it can learn in bfloat16 and float16
     showpiece = ""  # the preview that is all the model's own work, fit to be published
     limits: str  # what it is good for and what not, for its model card
 
@@ -121,6 +122,32 @@ class Model(keras.Model, abc.ABC):
     def load_inference_weights(self) -> None:
         """Called after `networks` were filled from kept weights."""
 
+    def _gradients(
+        self,
+        tape: tf.GradientTape,
+        loss: tf.Tensor,
+        variables: list[keras.Variable],
+        optimizer: keras.optimizers.Optimizer,
+    ) -> list[tf.Tensor]:
+        """The gradients of a replica's mean loss, as `optimizer.apply` wants them.
+
+        Divided by the replica count, because a Keras optimizer sums over replicas; times the scale of a
+        `LossScaleOptimizer`, which divides by it again, so that float16 does not round them to zero.
+        """
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        factor = optimizer.scale_loss(tf.constant(1.0 / replicas))
+        return tape.gradient(loss, variables, output_gradients=factor)
+
+    def _learn(self, tape: tf.GradientTape, loss: tf.Tensor) -> None:
+        """Ends a training step of a model with one optimizer: updates what `loss` depends on."""
+        variables = self.trainable_variables
+        self.optimizer.apply(self._gradients(tape, loss, variables, self.optimizer), variables)
+        self._advance()
+
     def _advance(self) -> None:
         """Ends a training step: the next one draws other noise."""
         self.noise_step.assign_add(1)
+
+    def _means(self) -> dict[str, tf.Tensor]:
+        """What a step returns: the running means by name."""
+        return {m.name: m.result() for m in self.losses_tracked}

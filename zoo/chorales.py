@@ -137,6 +137,7 @@ class Model(base.Model):
     """`fit` on batches of (frames before int `[B, T, 4]`, frames int `[B, T, 4]`)."""
 
     learns = "music"
+    mixed_precision = False  # a state that is added to hundreds of times loses what it had
     showpiece = "composed"
     limits = (
         "Writes exercises in the style of its data, in four voices and quarter notes, with forbidden "
@@ -163,15 +164,11 @@ class Model(base.Model):
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         before, frames = data
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
         with tf.GradientTape() as tape:
             nll = note_nll(frames, self._logits(before, frames, training=True))
             # Over the places of the window, past the end or not: so that replicas' gradients add up.
             loss = VOICES * tf.reduce_mean(nll)
-            scaled = loss / replicas
-        variables = self.trainable_variables
-        self.optimizer.apply(tape.gradient(scaled, variables), variables)
-        self._advance()
+        self._learn(tape, loss)
         return self._track(frames, nll)
 
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -181,7 +178,7 @@ class Model(base.Model):
     def _track(self, frames: tf.Tensor, nll: tf.Tensor) -> dict[str, tf.Tensor]:
         count = tf.reduce_sum(tf.cast(frames[..., 0] != OPEN, tf.float32))
         self.nll_mean.update_state(tf.reduce_sum(nll) / count, sample_weight=count)
-        return {m.name: m.result() for m in self.losses_tracked}
+        return self._means()
 
     def _logits(self, before: tf.Tensor, frames: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Frames int `[B, T, 4]` and those before them → logits of their notes `[B, T, 4, classes]`."""
@@ -217,7 +214,8 @@ class Model(base.Model):
             "harmonized": _below(tf.constant(examples[1][:1, :, 0])),
         }
         seeds, temperature = tf.constant([seed], tf.int64), tf.constant([1.0])
-        return {name: self._composed(n, seeds, temperature)[0].numpy() for name, n in notes.items()}
+        composed = tf.function(self._composed)  # op by op, its loops take ten times as long
+        return {name: composed(n, seeds, temperature)[0].numpy() for name, n in notes.items()}
 
     def _composed(self, notes: tf.Tensor, seed: tf.Tensor, temperature: tf.Tensor) -> tf.Tensor:
         """Notes int `[B, T, 4]` with the `OPEN` ones drawn; seed int64 `[B]`, temperature float `[B]`.

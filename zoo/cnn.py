@@ -97,7 +97,7 @@ def trunk(config: Config) -> keras.Model:
             x = _block(x, width, 2 if block == 0 else 1, f"stage{stage}_block{block}")
     x = layers.batch_norm("last_bn", momentum=0.95)(x)
     x = keras.layers.ReLU(name="features")(x)
-    return keras.Model(image, x, name="trunk")
+    return layers.Network(image, x, name="trunk")
 
 
 _VGG19_LAYER = "block4_conv4"
@@ -107,7 +107,7 @@ def vgg19_trunk(config: Config) -> keras.Model:
     """The same by VGG19: `[B, H/8, W/8, 512]`."""
     image = keras.Input(config.image_shape, name="image")
     features = vgg19.features([_VGG19_LAYER], config.vgg19_weights)(image)[_VGG19_LAYER]
-    return keras.Model(image, features, name="trunk")
+    return layers.Network(image, features, name="trunk")
 
 
 def head(config: Config, features: tuple[int, int, int]) -> keras.Model:
@@ -117,7 +117,7 @@ def head(config: Config, features: tuple[int, int, int]) -> keras.Model:
         x = layers.batch_norm("scaled")(x)
     embedding = keras.layers.GlobalAveragePooling2D(name="embedding")(x)
     logits = keras.layers.Dense(len(config.class_names), name="logits")(embedding)
-    return keras.Model(inputs, [embedding, logits], name="head")
+    return layers.Network(inputs, [embedding, logits], name="head")
 
 
 # Losses -----------------------------------------------------------------------------------------
@@ -192,14 +192,10 @@ class Model(base.Model):
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         image, label = data
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
         with tf.GradientTape() as tape:
             logits = self(image, training=True)
             loss = cross_entropy(label, logits, self.config.label_smoothing)
-            scaled = loss / replicas
-        variables = self.trainable_variables
-        self.optimizer.apply(tape.gradient(scaled, variables), variables)
-        self._advance()
+        self._learn(tape, loss)
         return self._track(label, logits, loss)
 
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -213,7 +209,7 @@ class Model(base.Model):
         right = tf.cast(predicted == tf.cast(label, tf.int32), tf.float32)
         self.loss_mean.update_state(loss, sample_weight=rows)
         self.accuracy_mean.update_state(right)
-        return {m.name: m.result() for m in self.losses_tracked}
+        return self._means()
 
     # Serving ------------------------------------------------------------------------------------
 

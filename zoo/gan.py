@@ -110,7 +110,7 @@ def conv_generator(config: Config, name: str) -> keras.Model:
     image = keras.layers.Conv2D(
         config.image_shape[2], 3, padding="same", activation="tanh", name="image"
     )(x)
-    return keras.Model([z, label], image, name=name)
+    return layers.Network([z, label], image, name=name)
 
 
 def _modulated(x: keras.KerasTensor, label: keras.KerasTensor, name: str) -> keras.KerasTensor:
@@ -159,7 +159,7 @@ def dense_generator(config: Config, name: str) -> keras.Model:
         x = keras.layers.ReLU(name=f"dense{i}_relu")(x)
     x = keras.layers.Dense(int(np.prod(config.image_shape)), activation="tanh", name="image")(x)
     image = keras.layers.Reshape(config.image_shape, name="reshape")(x)
-    return keras.Model([z, label], image, name=name)
+    return layers.Network([z, label], image, name=name)
 
 
 def dense_discriminator(config: Config) -> keras.Model:
@@ -182,7 +182,7 @@ def _projection_head(
     projection = keras.layers.Dot(axes=1, name="projection")([embedded, x])  # [B, 1]
     logit = keras.layers.Add(name="logit_given_label")([logit, projection])
     logit = keras.layers.Reshape((), name="squeeze")(logit)
-    return keras.Model([image, label], logit, name="discriminator")
+    return layers.Network([image, label], logit, name="discriminator")
 
 
 GENERATORS = {Architecture.CONV: conv_generator, Architecture.DENSE: dense_generator}
@@ -360,7 +360,6 @@ class Model(base.Model):
         real = image * 2.0 - 1.0
         rows = tf.shape(image)[0]
         condition = tf.one_hot(label, len(self.config.class_names))
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
 
         # Every discriminator update of a step sees the same real images, and fakes of its own.
         for i in range(self.config.discriminator_steps):
@@ -369,11 +368,9 @@ class Model(base.Model):
                 fake = self.generator([z, condition], training=True)
             with tf.GradientTape() as tape:
                 loss = self._discriminator_loss(real, tf.stop_gradient(fake), condition, 4 * i)
-                scaled = loss / replicas
             variables = self.discriminator.trainable_variables
-            self.optimizers["discriminator_optimizer"].apply(
-                tape.gradient(scaled, variables), variables
-            )
+            optimizer = self.optimizers["discriminator_optimizer"]
+            optimizer.apply(self._gradients(tape, loss, variables, optimizer), variables)
             self.discriminator_loss.update_state(loss)
 
         # The last fakes are judged again by the discriminator just updated (as DCGAN's code does);
@@ -383,16 +380,14 @@ class Model(base.Model):
             seen = self._augmented(fake, rows, 4 * self.config.discriminator_steps)
             logit = self.discriminator([seen, condition], training=True)
             loss = GENERATOR_LOSSES[self.config.loss](logit)
-            scaled = loss / replicas
         variables = self.generator.trainable_variables
-        gradients = generator_tape.gradient(
-            fake, variables, output_gradients=tape.gradient(scaled, fake)
-        )
+        (of_fake,) = self._gradients(tape, loss, [fake], self.optimizer)
+        gradients = generator_tape.gradient(fake, variables, output_gradients=of_fake)
         self.optimizer.apply(gradients, variables)
         self.generator_loss.update_state(loss)
         self._update_ema()
         self._advance()
-        return {m.name: m.result() for m in self.losses_tracked}
+        return self._means()
 
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         image, label = data
@@ -407,7 +402,7 @@ class Model(base.Model):
         self.discriminator_loss.update_state(
             DISCRIMINATOR_LOSSES[self.config.loss](real_logit, fake_logit), sample_weight=rows
         )
-        return {m.name: m.result() for m in self.losses_tracked}
+        return self._means()
 
     def _noise(self, rows: tf.Tensor, width: int, stream: int) -> tf.Tensor:
         return rng.replica_normal(rows, width, self.seed, stream, self.noise_step)

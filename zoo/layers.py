@@ -4,6 +4,15 @@ import keras
 import tensorflow as tf
 
 
+class Network(keras.Model):
+    """A functional network whose outputs are float32, whatever its layers compute in: losses, and what is
+    shown, need the digits that mixed precision saves inside."""
+
+    def call(self, inputs, training=None, mask=None):
+        outputs = super().call(inputs, training=training, mask=mask)
+        return tf.nest.map_structure(lambda x: tf.cast(x, tf.float32), outputs)
+
+
 def batch_norm(name: str, momentum: float = 0.99) -> keras.layers.BatchNormalization:
     """Batch normalization whose statistics are those of the *global* batch.
 

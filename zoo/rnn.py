@@ -364,6 +364,7 @@ class Model(base.Model):
     """A language model; `fit` on batches of (symbols int `[B, T]`, the ones that follow int `[B, T]`)."""
 
     learns = "text"
+    mixed_precision = False  # a state that is added to hundreds of times loses what it had
     showpiece = "sample"
     limits = (
         "Writes in the manner of its text, without meaning or facts, and may repeat passages of it, its "
@@ -400,22 +401,22 @@ class Model(base.Model):
         with tf.GradientTape() as tape:
             logits, _ = self.network.read(ids, self.network.start(rows), self._masks(rows), learning=True)
             loss = tf.reduce_mean(cross_entropy(tf.transpose(following), logits))
-            scaled = loss / replicas
         variables = self.network.trainable_variables
-        gradients = [tf.convert_to_tensor(g) for g in tape.gradient(scaled, variables)]
+        gradients = self._gradients(tape, loss, variables, self.optimizer)
+        gradients = [tf.convert_to_tensor(g) for g in gradients]
         # Clipped is the norm of the whole batch's gradient; the optimizer then sums over replicas once more.
         gradients, _ = tf.clip_by_global_norm(context.all_reduce("SUM", gradients), self.config.clip_norm)
         self.optimizer.apply([g / replicas for g in gradients], variables)
         self.loss_mean.update_state(loss)
         self._update_ema()
         self._advance()
-        return {m.name: m.result() for m in self.losses_tracked}
+        return self._means()
 
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         ids, following = data
         logits, _ = self.ema_network.read(ids, self.ema_network.start(tf.shape(ids)[0]))
         self.loss_mean.update_state(cross_entropy(tf.transpose(following), logits))
-        return {m.name: m.result() for m in self.losses_tracked}
+        return self._means()
 
     def _masks(self, rows: tf.Tensor) -> list[tf.Tensor] | None:
         """0 for what is dropped, 1 / (1 - rate) for what is kept."""

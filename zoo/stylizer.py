@@ -161,7 +161,7 @@ class Network(keras.Model):
         x = tf.nn.depth_to_space(conv(x), 2)
         if count == before:
             return x
-        return tf.nn.depth_to_space(conv(tf.nn.relu(normalized(x))), 2)
+        return tf.cast(tf.nn.depth_to_space(conv(tf.nn.relu(normalized(x))), 2), tf.float32)
 
 
 # Training ---------------------------------------------------------------------------------------
@@ -171,7 +171,12 @@ class Targets:
     """The Gram matrices of the paintings, and VGG19 to compare them with."""
 
     def __init__(self, config: Config):
-        self.config = gatys.Config(content_weight=config.content_weight, tv_weight=config.tv_weight)
+        # VGG19 in float16 would overflow: its features reach tens of thousands.
+        compute = keras.config.dtype_policy().compute_dtype
+        dtype = "bfloat16" if compute == "bfloat16" else "float32"
+        self.config = gatys.Config(
+            content_weight=config.content_weight, tv_weight=config.tv_weight, dtype=dtype
+        )
         self.vgg = gatys.network(self.config, config.vgg19_weights)
         paintings = [
             pictures.fit(pictures.load(_find(config, name), gatys.SMALLEST), config.style_size)
@@ -265,19 +270,15 @@ class Model(base.Model):
         rows = tf.shape(photo)[0]
         draw = rng.replica_uniform(rows, 1, self.seed, _STYLE, self.noise_step)[:, 0]
         style = tf.cast(draw * len(self.config.styles), tf.int32)
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
         with tf.GradientTape() as tape:
             loss = self._loss(photo, style)
-            scaled = loss / replicas
-        variables = self.trainable_variables
-        self.optimizer.apply(tape.gradient(scaled, variables), variables)
-        self._advance()
-        return {m.name: m.result() for m in self.losses_tracked}
+        self._learn(tape, loss)
+        return self._means()
 
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         photo = data[0]
         self._loss(photo, tf.range(tf.shape(photo)[0]) % len(self.config.styles))
-        return {m.name: m.result() for m in self.losses_tracked}
+        return self._means()
 
     def _loss(self, photo: tf.Tensor, style: tf.Tensor) -> tf.Tensor:
         """What is minimised; also updates the running means."""

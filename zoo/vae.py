@@ -125,7 +125,7 @@ def encoder(config: Config) -> keras.Model:
     x = keras.layers.Dense(config.hidden, activation="relu", kernel_initializer="he_normal", name="hidden")(x)
     mean = keras.layers.Dense(config.latent_dim, name="mean")(x)
     log_variance = keras.layers.Dense(config.latent_dim, kernel_initializer="zeros", name="log_variance")(x)
-    return keras.Model(inputs, [mean, log_variance], name="encoder")
+    return layers.Network(inputs, [mean, log_variance], name="encoder")
 
 
 def decoder(config: Config) -> keras.Model:
@@ -147,7 +147,7 @@ def decoder(config: Config) -> keras.Model:
         x = _relu(_blocks(x, config.blocks, f"up{i}"), f"up{i}_relu")
         width, name = (widths[i - 1], f"up{i}") if i else (outputs, "parameters")
         x = keras.layers.Conv2DTranspose(width, 4, strides=2, padding="same", name=name)(x)  # [B, 2h, 2w, P]
-    return keras.Model(inputs, x, name="decoder")
+    return layers.Network(inputs, x, name="decoder")
 
 
 def _with_label(config: Config, x: keras.KerasTensor, first: keras.KerasTensor):
@@ -302,17 +302,13 @@ class Model(base.Model):
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         image, label = data
         rows = tf.shape(image)[0]
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
         pixels, width = int(np.prod(self.config.image_shape)), self._noise_width()
         uniform = rng.replica_uniform(rows, pixels, self.seed, _BINARISATION, self.noise_step)
         noise = rng.replica_normal(rows, width, self.seed, _Z, self.noise_step)
         with tf.GradientTape() as tape:
             loss = self._loss(observed(self.config, image, uniform), label, noise)
-            scaled = loss / replicas
-        variables = self.trainable_variables
-        self.optimizer.apply(tape.gradient(scaled, variables), variables)
-        self._advance()
-        return {m.name: m.result() for m in self.losses_tracked}
+        self._learn(tape, loss)
+        return self._means()
 
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         image, label = data
@@ -321,7 +317,7 @@ class Model(base.Model):
         uniform = tf.random.stateless_uniform([rows, pixels], seed=[0, _BINARISATION])
         noise = tf.random.stateless_normal([rows, width], seed=[0, _Z])
         self._loss(observed(self.config, image, uniform), label, noise)
-        return {m.name: m.result() for m in self.losses_tracked}
+        return self._means()
 
     def _noise_width(self) -> int:
         return self.config.importance_samples * self.config.latent_dim

@@ -27,8 +27,8 @@ class Trained:
     seconds: float  # of training, all its resumed parts together
 
 
-def load(workdir: pathlib.Path) -> Trained:
-    """The newest state of a run.
+def load(workdir: pathlib.Path, best: bool = False) -> Trained:
+    """The newest state of a run, or the best one that `config.keep_best` kept.
 
     Raises:
         UserError: the directory holds no run, no checkpoint yet, or a damaged one.
@@ -46,7 +46,10 @@ def load(workdir: pathlib.Path) -> Trained:
     step = tf.Variable(0, dtype=tf.int64, trainable=False)
     seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False)
     checkpoint = tf.train.Checkpoint(model=model, step=step, seconds=seconds)
-    if not restore(checkpoint, workdir / "checkpoints"):
+    folder = workdir / "checkpoints"
+    if best and not (folder / "best").is_dir():
+        raise UserError(f"{workdir} has kept no best checkpoint: config.keep_best says of which loss")
+    if not restore(checkpoint, folder / "best" if best else folder):
         raise UserError(f"{workdir} has no checkpoint yet: let train.main reach its first one")
     return Trained(model, config, int(step.numpy()), float(seconds.numpy()))
 
