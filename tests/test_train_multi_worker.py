@@ -1,4 +1,4 @@
-"""Two real worker processes on this machine: what they learn, and what becomes of one when the other is gone."""
+"""Two real worker processes on this machine: what they learn, and what one does when the other is gone."""
 
 import json
 import os

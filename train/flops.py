@@ -22,7 +22,8 @@ def of_step(function: Any, length: int) -> float | None:
     library = {f.signature.name: f for f in graph.library.function}
     loops = [node for node in graph.node if node.op in ("While", "StatelessWhile")]
     try:
-        return float(sum(_of_function(library[loop.attr["body"].func.name], library, length) for loop in loops))
+        bodies = [library[loop.attr["body"].func.name] for loop in loops]
+        return float(sum(_of_function(body, library, length) for body in bodies))
     except _Unknown:
         return None
 

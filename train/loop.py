@@ -322,7 +322,7 @@ def _check_agreement(strategy: tf.distribute.Strategy, done: int, workdir: pathl
 
 
 def _means(model: base.Model) -> tf.train.Checkpoint:
-    """The running means: a run that is stopped between two lines of metrics.jsonl does not lose half of one."""
+    """The running means: a run that is stopped between two lines of metrics.jsonl loses no half of one."""
     variables = {f"{m.name}_{v.name}": v.value for m in model.losses_tracked for v in m.variables}
     return tf.train.Checkpoint(**variables)
 

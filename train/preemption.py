@@ -1,7 +1,7 @@
 """SIGTERM and Ctrl-C, heard between two calls of the training loop.
 
-A machine that is to be taken away gets SIGTERM, and some seconds later SIGKILL. What has been learnt until then
-is worth a checkpoint.
+A machine that is to be taken away gets SIGTERM, and some seconds later SIGKILL. What has been learnt until
+then is worth a checkpoint.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ class Stopped(Exception):
         received = received or signal.SIGTERM
         self.status = _SIGNAL_STATUS + received
         name = signal.Signals(received).name
-        super().__init__(f"stopped by {name} after step {step}, which is saved: the same command goes on there")
+        super().__init__(f"stopped by {name} after step {step}, saved there: the same command goes on")
 
 
 class WorkerLost(Exception):

@@ -46,8 +46,8 @@ def make(name: str, tpu: str = "") -> tf.distribute.Strategy:
         return _tpu(tpu)
     if name == "parameter_server":
         raise UserError(
-            "strategy 'parameter_server' is refused: its workers update the weights in the order they happen to"
-            " be ready, so that no run could be repeated; multi_worker is the strategy for several machines"
+            "strategy 'parameter_server' is refused: its workers update the weights in the order they happen"
+            " to be ready, so that no run could be repeated; multi_worker is the strategy for several machines"
         )
     close = difflib.get_close_matches(name, NAMES, n=1)
     raise UserError(
@@ -65,7 +65,8 @@ def _tpu(address: str) -> tf.distribute.Strategy:
     except (tf.errors.OpError, ValueError, RuntimeError, OSError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(
-            f"strategy 'tpu': there is no TPU at --tpu={address!r} ({reason}); give its name or grpc:// address"
+            f"strategy 'tpu': there is no TPU at --tpu={address!r} ({reason}); its name or grpc:// address is"
+            " expected"
         ) from error
 
 
