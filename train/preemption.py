@@ -27,7 +27,7 @@ class Stopped(Exception):
         received = received or signal.SIGTERM
         self.status = _SIGNAL_STATUS + received
         name = signal.Signals(received).name
-        super().__init__(f"stopped by {name} after step {step}, saved there: the same command goes on")
+        super().__init__(f"stopped by {name} after step {step}, which is saved; the same command goes on")
 
 
 class WorkerLost(Exception):

@@ -47,7 +47,7 @@ def make(name: str, tpu: str = "") -> tf.distribute.Strategy:
     if name == "parameter_server":
         raise UserError(
             "strategy 'parameter_server' is refused: its workers update the weights in the order they happen"
-            " to be ready, so that no run could be repeated; multi_worker is the strategy for several machines"
+            " to be ready, so no run could be repeated; multi_worker is the strategy for several machines"
         )
     close = difflib.get_close_matches(name, NAMES, n=1)
     raise UserError(
