@@ -59,6 +59,12 @@ def test_a_model_of_another_image_size_is_one_clear_error():
         evaluate.evaluate(zoo.build("cnn", other), "cnn", data.load("digits"))
 
 
+def test_a_path_that_the_family_does_not_need_is_one_clear_error():
+    model = zoo.build("cnn", tiny.CONFIGS["cnn"])
+    with pytest.raises(UserError, match="--style_dir: family cnn needs no such path"):
+        evaluate.evaluate(model, "cnn", data.load("digits"), {"style_dir": "paintings"})
+
+
 def test_the_binary_prints_a_table_and_writes_json(tmp_path):
     workdir = tmp_path / "w"
     sizes = ("steps=30", "log_every=10", "eval_every=30", "checkpoint_every=30", "preview_every=30")

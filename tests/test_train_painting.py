@@ -1,11 +1,14 @@
 """The figures of a stylizer."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tiny
 
 import zoo
 from train import evaluate
+from zoo.errors import UserError
 
 
 def test_who_paints_nothing_keeps_the_content_and_wins_no_style():
@@ -19,3 +22,10 @@ def test_who_paints_nothing_keeps_the_content_and_wins_no_style():
     assert np.mean(list(by_style.values())) == pytest.approx(metrics["gatys_loss"])
     assert report["n_test"] == 16
     assert "gatys_loss" in evaluate.table(report)
+
+
+def test_the_paintings_may_lie_elsewhere_than_in_training(tmp_path):
+    config = dataclasses.replace(tiny.CONFIGS["stylizer"], style_dir="/where/it/was/trained")
+    model = zoo.build("stylizer", config)
+    with pytest.raises(UserError, match=rf"there is no {tmp_path}/reds"):
+        evaluate.evaluate(model, "stylizer", tiny.photos(), {"style_dir": str(tmp_path)})

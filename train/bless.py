@@ -3,7 +3,7 @@
 import dataclasses
 import datetime
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from train import evaluate, gates, presets, served
@@ -52,8 +52,10 @@ class Measured:
     metrics: dict[str, float]  # all figures by the names that gates use
 
 
-def measure(export: pathlib.Path, data: DataSet) -> Measured:
+def measure(export: pathlib.Path, data: DataSet, paths: Mapping[str, str] | None = None) -> Measured:
     """Asks a server with the export, `<base>/<name>/<version>`, about the held-out split of `data`.
+
+    `paths` are those of `evaluate.evaluate`.
 
     Raises:
         UserError: it cannot be served, or the data are not what it was made for.
@@ -62,7 +64,7 @@ def measure(export: pathlib.Path, data: DataSet) -> Measured:
     digest = blessing.digest(export)
     with served.serve(export) as model:
         latencies = model.latencies()
-        report = evaluate.evaluate(model, model.family, data)
+        report = evaluate.evaluate(model, model.family, data, paths)
     size = sum(path.stat().st_size for path in blessing.files(export)) / 1e6
     return Measured(digest, report, blessing.flat(report) | latencies | {"size_mb": size})
 

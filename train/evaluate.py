@@ -1,7 +1,8 @@
 """Judging a trained model on held-out data, through the signatures that would be served."""
 
+import dataclasses
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,13 +29,16 @@ from zoo.errors import UserError
 _BATCH = 250
 
 
-def evaluate(model: base.Judged, family: str, data: DataSet) -> dict[str, Any]:
+def evaluate(
+    model: base.Judged, family: str, data: DataSet, paths: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """The family's metrics on the test split.
 
     Args:
         model: a trained model, or an export (`train.served`).
         family: its name in `zoo.FAMILIES`.
         data: the data set it was trained on.
+        paths: fields of its configuration that name files, and where these lie on this machine.
 
     Returns:
         JSON values; `report["metrics"]` holds the headline numbers by name, `report["slices"]` some of them
@@ -42,7 +46,7 @@ def evaluate(model: base.Judged, family: str, data: DataSet) -> dict[str, Any]:
 
     Raises:
         UserError: the family has no evaluation, the data are not of the kind or shape that the model
-            knows, or no judge is kept for the data set.
+            knows, no judge is kept for the data set, or the family has no such path.
     """
     if family not in _EVALUATIONS:
         raise UserError(f"no evaluation for family {family!r}; there are {', '.join(_EVALUATIONS)}")
@@ -55,6 +59,9 @@ def evaluate(model: base.Judged, family: str, data: DataSet) -> dict[str, Any]:
                 f"the model was made for {name} {reprlib.repr(known)}, data set {data.name} has"
                 f" {reprlib.repr(value)}; leave --config out to use the data it was trained on"
             )
+    if unknown := set(paths or {}) - {field.name for field in dataclasses.fields(model.config)}:
+        raise UserError(f"--{min(unknown)}: family {family} needs no such path")
+    model.config = dataclasses.replace(model.config, **(paths or {}))
     return _EVALUATIONS[family](model, data)
 
 

@@ -48,6 +48,12 @@ _GATE = flags.DEFINE_multi_string(
     " gates, or in place of the one on the same metric and kind of limit. May be repeated.",
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder with the data set's original files.")
+_STYLE_DIR = flags.DEFINE_string(
+    "style_dir", None, "Of a stylizer: folder of its paintings; default: where they were in training."
+)
+_VGG19_WEIGHTS = flags.DEFINE_string(
+    "vgg19_weights", None, "Of a stylizer: VGG19's .h5 file; default: where it was in training."
+)
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,
@@ -95,7 +101,7 @@ def _of_workdir(workdir: pathlib.Path) -> None:
 
 
 def _judge(model: base.Model, family: str, source: config_lib.Data, output: pathlib.Path) -> dict[str, Any]:
-    report = evaluate.evaluate(model, family, _load(source))
+    report = evaluate.evaluate(model, family, _load(source), _paths())
     print(evaluate.table(report))
     _write(output, report)
     return report
@@ -103,6 +109,11 @@ def _judge(model: base.Model, family: str, source: config_lib.Data, output: path
 
 def _load(source: config_lib.Data) -> DataSet:
     return data.load(source.name, data_dir=_DATA_DIR.value, image_size=source.image_size or None)
+
+
+def _paths() -> dict[str, str]:
+    given = {"style_dir": _STYLE_DIR.value, "vgg19_weights": _VGG19_WEIGHTS.value}
+    return {name: path for name, path in given.items() if path is not None}
 
 
 def _bless(export: pathlib.Path) -> None:
@@ -113,7 +124,7 @@ def _bless(export: pathlib.Path) -> None:
     base_dir = _BASE_DIR.value and pathlib.Path(_BASE_DIR.value)
     last = bless.last_blessed(base_dir, export.resolve().parent.name) if base_dir else None
     source = presets.load(_CONFIG.value).data if _CONFIG.value else _data_of(export, card)
-    found = bless.measure(export, _load(source))
+    found = bless.measure(export, _load(source), _paths())
     print(evaluate.table(found.report))
     if _OUTPUT.value:
         _write(pathlib.Path(_OUTPUT.value), found.report)
@@ -158,7 +169,8 @@ def _keep(model: base.Model, report: dict[str, Any], workdir: pathlib.Path) -> p
     if "real" in report:
         card["metrics_of_real_images"] = report["real"]
         card["judged_images"] = {"generated": report["n"], "test": report["n_test"]}
-    card["evaluation"] = f"python -m train.evaluate_main --pretrained={card['name']} --data_dir=<dir>"
+    paths = "".join(f" --{name}=<path>" for name in ("style_dir", "vgg19_weights") if name in card["model"])
+    card["evaluation"] = f"python -m train.evaluate_main --pretrained={card['name']} --data_dir=<dir>{paths}"
     samples = workdir_lib.showpiece(workdir, model.showpiece)
     card["samples"] = sorted(samples)
     return pretrained.keep(model, card, samples)
