@@ -14,27 +14,41 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 _SECONDS = 300  # that a binary may take
 
 
-def run_main(module: str, *flags: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """`python -m <module> <flags>` from the repository's root; `options` are subprocess.run's.
+class Running:
+    """`python -m <module> <flags>` from the repository's root, in a fork of a process that has imported
+    TensorFlow already, which takes seconds."""
 
-    Without options in a fork of a process that has imported TensorFlow already, which takes seconds.
-    """
-    arguments = list(map(str, flags))
-    command = [sys.executable, "-m", module, *arguments]
-    if options:
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_SECONDS, **options)
-    process = _forking()
-    with tempfile.TemporaryDirectory() as folder:
-        files = {name: pathlib.Path(folder, name) for name in ("stdout", "stderr")}
-        for file in files.values():
+    def __init__(self, module: str, *flags: object):
+        self.command = [sys.executable, "-m", module, *map(str, flags)]
+        self._folder = tempfile.TemporaryDirectory()
+        self._files = {name: pathlib.Path(self._folder.name, name) for name in ("stdout", "stderr")}
+        for file in self._files.values():
             file.touch()
-        task = {"module": module, "flags": arguments, "folder": str(ROOT), "seconds": _SECONDS}
-        assert process.stdin and process.stdout
-        process.stdin.write(json.dumps(task | {k: str(v) for k, v in files.items()}) + "\n")
-        process.stdin.flush()
-        status = int(process.stdout.readline())
-        told = {name: file.read_text() for name, file in files.items()}
-    return subprocess.CompletedProcess(command, status, **told)
+        task = {"module": module, "flags": self.command[3:], "folder": str(ROOT), "seconds": _SECONDS}
+        self.pid = _ask(task | {name: str(file) for name, file in self._files.items()})
+
+    def ends(self) -> subprocess.CompletedProcess[str]:
+        """Waits for it."""
+        status = _ask({"wait": self.pid})
+        told = {name: file.read_text() for name, file in self._files.items()}
+        self._folder.cleanup()
+        return subprocess.CompletedProcess(self.command, status, **told)
+
+
+def run_main(module: str, *flags: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """`python -m <module> <flags>` from the repository's root; `options` are subprocess.run's."""
+    if not options:
+        return Running(module, *flags).ends()
+    command = [sys.executable, "-m", module, *map(str, flags)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_SECONDS, **options)
+
+
+def _ask(task: dict[str, Any]) -> int:
+    process = _forking()
+    assert process.stdin and process.stdout
+    process.stdin.write(json.dumps(task) + "\n")
+    process.stdin.flush()
+    return int(process.stdout.readline())
 
 
 @functools.cache

@@ -1,7 +1,8 @@
 """Runs `python -m <module>` again and again in forks of one process that has imported TensorFlow once.
 
-Started by `binaries.run_main`. Reads a JSON object a line (module, flags, folder, files stdout and stderr,
-seconds after which SIGALRM ends it) and answers with the exit status, negative for a signal, as `subprocess`.
+Started by `binaries.start_main`. Reads JSON objects, one a line, and answers each with a number: to a module
+with its flags, folder, files for stdout and stderr, and seconds after which SIGALRM ends it, the process that
+runs it; to `wait`, such a process, its exit status, negative for a signal, as `subprocess` has it.
 """
 
 import json
@@ -44,7 +45,11 @@ def run(task: dict) -> None:
 
 
 for line in sys.stdin:
+    task = json.loads(line)
+    if "wait" in task:
+        print(os.waitstatus_to_exitcode(os.waitpid(task["wait"], 0)[1]), flush=True)
+        continue
     child = os.fork()
     if child == 0:
-        run(json.loads(line))
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        run(task)
+    print(child, flush=True)

@@ -1,19 +1,19 @@
 """The training binary as people meet it: real runs, kills, resumes and mistakes."""
 
 import json
+import os
 import pathlib
 import random
 import re
 import resource
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from binaries import ROOT, losses, run_main
+from binaries import Running, losses, run_main
 from PIL import Image
 
 pytest_plugins = ["saved_models"]  # base_install
@@ -40,23 +40,16 @@ def train(*flags, **options):
 def kill_at(step, *flags, number=signal.SIGKILL, status=-signal.SIGKILL):
     """Runs the binary and sends it a signal once it has logged a step; returns what it told."""
     workdir = pathlib.Path(next(f for f in flags if f.startswith("--workdir=")).split("=", 1)[1])
-    process = subprocess.Popen(
-        [sys.executable, "-m", "train.main", *flags],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = Running("train.main", *flags)
     metrics = workdir / "metrics.jsonl"
     deadline = time.monotonic() + 200
     while f'"step": {step},' not in (metrics.read_text() if metrics.exists() else ""):
-        assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    process.send_signal(number)
-    told = process.communicate(timeout=200)[1]
-    assert process.returncode == status, told
-    return told
+    os.kill(process.pid, number)
+    ended = process.ends()
+    assert ended.returncode == status, ended.stderr
+    return ended.stderr
 
 
 def state(workdir, step):

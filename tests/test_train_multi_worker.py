@@ -86,7 +86,8 @@ def _pair(workdir):
 
 def _wait_for(workdir, step):
     deadline = time.monotonic() + 200
-    while not (workdir / "metrics.jsonl").exists() or losses(workdir)[-1:] < [{"step": step}]:
+    metrics = workdir / "metrics.jsonl"
+    while not metrics.exists() or not metrics.read_text() or losses(workdir)[-1]["step"] < step:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
