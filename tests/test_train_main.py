@@ -226,6 +226,10 @@ def test_a_loss_that_is_not_finite_names_itself_and_the_step(tmp_path):
         (["--config=gan_digits", "--config.data.batch_size=5000"], ["5000"]),
         (["--config=gan_digits", "stray"], ["stray"]),
         (["--config=cnn_digits", "--config.model.label_smoothing=2"], ["label_smoothing=2"]),
+        (["--config=rnn_lyrics", *LICENSE, "--config.mixed_precision=bfloat16"], ["rnn learns in float32"]),
+        (["--config=gan_digits", "--profile_steps=9,3"], ["--profile_steps=9,3", "two steps"]),
+        (["--config=gan_digits", "--config.keep_best=accuracy"], ["keep_best='accuracy'", "generator_loss"]),
+        (["--config=gan_digits", "--strategy=parameter_server"], ["refused", "multi_worker"]),
     ],
     ids=lambda v: " ".join(v) if v and v[0].startswith("--") else None,
 )

@@ -109,9 +109,7 @@ def _train(
         model=model, step=step, seconds=seconds, best=best, means=_means(model), **model.optimizers
     )
     with _checkpoint_directory(workdir / "checkpoints", chief) as directory:
-        manager = tf.train.CheckpointManager(
-            checkpoint, directory, max_to_keep=config.keep_checkpoints
-        )
+        manager = tf.train.CheckpointManager(checkpoint, directory, max_to_keep=config.keep_checkpoints)
         best_manager = tf.train.CheckpointManager(checkpoint, f"{directory}/best", max_to_keep=1)
         workdir_lib.restore(checkpoint, workdir / "checkpoints")
         done = int(step.numpy())
@@ -180,9 +178,7 @@ def _train(
                     _save(model, manager, done)
                 if stopping and not last:
                     raise preemption.Stopped(done, signalled())
-    return workdir_lib.Trained(
-        model, pretrained.config_to_json(config), done, float(seconds.numpy())
-    )
+    return workdir_lib.Trained(model, pretrained.config_to_json(config), done, float(seconds.numpy()))
 
 
 def _with_data(config: config_lib.Config, data: DataSet) -> config_lib.Config:
@@ -192,6 +188,8 @@ def _with_data(config: config_lib.Config, data: DataSet) -> config_lib.Config:
         raise UserError(
             f"config.mixed_precision={config.mixed_precision}: family {config.family} learns in float32 alone"
         )
+    if config.xla and not kind.xla:
+        raise UserError(f"config.xla=True: family {config.family} is not compiled by XLA; leave it out")
     if learns != data.kind:
         raise UserError(f"data set {data.name} holds {data.kind}, but family {config.family} learns {learns}")
     known = {field.name for field in dataclasses.fields(config.model)}
@@ -237,9 +235,7 @@ def _save(model: base.Model, manager: tf.train.CheckpointManager, done: int) -> 
     for weight in model.weights:
         # The losses of the last step were finite, what it did to the weights may not be.
         if not np.isfinite(weight.numpy()).all():
-            raise UserError(
-                f"weight {weight.path} is not finite after step {done}; {_last_good(manager)}"
-            )
+            raise UserError(f"weight {weight.path} is not finite after step {done}; {_last_good(manager)}")
     try:
         manager.save(checkpoint_number=done)
     except _LOST:

@@ -137,6 +137,7 @@ class Model(base.Model):
     """`fit` on batches of (frames before int `[B, T, 4]`, frames int `[B, T, 4]`)."""
 
     learns = "music"
+    xla = False  # its loop keeps a list of states
     mixed_precision = False  # a state that is added to hundreds of times loses what it had
     showpiece = "composed"
     limits = (
