@@ -209,7 +209,7 @@ export_main.run()
 """
 
 
-@pytest.mark.parametrize("exported", ["chorales"], indirect=True)
+@pytest.mark.parametrize("exported", ["gan"], indirect=True)
 def test_a_checkout_exports_from_any_folder_and_a_full_disk_is_one_line(exported, tmp_path):
     family, model, _ = exported
     workdir, base = _workdir(tmp_path, family, model), tmp_path / "models"

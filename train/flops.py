@@ -39,7 +39,7 @@ def _of_function(function: Any, library: dict[str, Any], length: int) -> int:
         # "node:output:0" in a function; its outputs are all of one kind wherever it matters here.
         name, *rest = tensor.split(":")
         known = shapes[name][int(rest[-1]) if rest else 0]
-        if known is None:
+        if known is None or len(known) < 2:  # a handle has the shape of a number
             raise _Unknown
         return known
 

@@ -215,7 +215,13 @@ class Model(base.Model):
             "harmonized": _below(tf.constant(examples[1][:1, :, 0])),
         }
         seeds, temperature = tf.constant([seed], tf.int64), tf.constant([1.0])
-        composed = tf.function(self._composed)  # op by op, its loops take ten times as long
+        specs = [
+            tf.TensorSpec([None, None, VOICES], tf.int32),
+            tf.TensorSpec([None], tf.int64),
+            tf.TensorSpec([None], tf.float32),
+        ]
+        # Op by op, its loops take ten times as long.
+        composed = tf.function(self._composed, input_signature=specs)
         return {name: composed(n, seeds, temperature)[0].numpy() for name, n in notes.items()}
 
     def _composed(self, notes: tf.Tensor, seed: tf.Tensor, temperature: tf.Tensor) -> tf.Tensor:

@@ -53,7 +53,7 @@ def markdown(
     data = card.get("data", {})
     sizes = {k: v for k, v in data.items() if isinstance(v, int)}
     facts = {
-        "family": card["family"],
+        "family": card.get("family"),
         "data": data.get("name"),
         "licence of the data": data.get("licence"),
         "source of the data": data.get("source"),
