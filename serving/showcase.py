@@ -3,11 +3,13 @@
 Every function asks the server and writes files that a person can open; none of them needs TensorFlow.
 """
 
+import io
 import pathlib
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from skimage import data as photos
 from sklearn.datasets import load_digits
 
 from serving import client as client_lib
@@ -16,8 +18,18 @@ from serving import music, png
 AUTOENCODER, VAE, CHORALES = "autoencoder_mnist", "vae_mnist", "rnn_chorales"
 # preset -> prompt, temperature, lines; the quatrains begin with the moon
 POETS = {"rnn_shakespeare": ("JULIET:\n", 0.7, 10), "rnn_tang": ("明月", 0.7, 1)}
-PRESETS = (AUTOENCODER, VAE, *POETS, CHORALES)
+STYLIZER = "stylizer_paintings"
+# title -> styles, strength, whether the photo's colours are kept
+MANNERS = {
+    "The Starry Night": ("van_gogh_starry_night_1889", 1.0, False),
+    "half of it": ("van_gogh_starry_night_1889", 0.5, False),
+    "Udnie": ("picabia_udnie_1913", 1.0, False),
+    "The Starry Night and Udnie": ("van_gogh_starry_night_1889,picabia_udnie_1913", 1.0, False),
+    "The Great Wave in its own colours": ("hokusai_great_wave_1831", 1.0, True),
+}
+PRESETS = (AUTOENCODER, VAE, *POETS, CHORALES, STYLIZER)
 
+_INK, _PAPER = (33, 33, 33), (250, 250, 250)
 _SHOWN, _SCALE = 10, 3
 _NOISE = 0.25  # standard deviation
 # Beethoven's "Ode to Joy" (1824) in quarter notes, G major, as MIDI numbers.
@@ -93,6 +105,33 @@ def chorale(client: client_lib.Client, out: pathlib.Path) -> pathlib.Path:
     return path
 
 
+def painted(client: client_lib.Client, out: pathlib.Path) -> pathlib.Path:
+    """A photo of the astronaut Eileen Collins (NASA, public domain) as a JPEG file in, painted ones out."""
+    photo = Image.fromarray(photos.astronaut()).resize((320, 320), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    photo.save(file, "JPEG", quality=95)
+    styles, strength, keep = zip(*MANNERS.values(), strict=True)
+    request: dict[str, Any] = {
+        "image_bytes": [file.getvalue()] * len(styles),
+        "style": list(styles),
+        "strength": np.array(strength, np.float32),
+        "preserve_color": list(keep),
+    }
+    answer = client.predict(STYLIZER, request, signature="stylize_bytes")["image_bytes"]
+    pictures = [photo, *(Image.open(io.BytesIO(image)) for image in answer)]
+    title, gap, columns = 22, 4, 3
+    step_x, step_y = photo.width + gap, photo.height + title + gap
+    sheet = Image.new("RGB", (columns * step_x + gap, -(-len(pictures) // columns) * step_y + gap), _PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    for i, (name, picture) in enumerate(zip(["a photo", *MANNERS], pictures, strict=True)):
+        row, column = divmod(i, columns)
+        draw.text((column * step_x + gap, row * step_y + 3), name, _INK, font)
+        sheet.paste(picture, (column * step_x + gap, row * step_y + title))
+    path = out / "painted.jpg"
+    sheet.save(path, quality=95)
+    return path
+
+
 def write_all(client: client_lib.Client, out: pathlib.Path) -> list[pathlib.Path]:
     """Asks every preset of `PRESETS`; returns what there is to look at."""
     return [
@@ -100,6 +139,7 @@ def write_all(client: client_lib.Client, out: pathlib.Path) -> list[pathlib.Path
         latent_walk(client, out),
         *(poem(client, preset, out) for preset in POETS),
         chorale(client, out),
+        painted(client, out),
     ]
 
 
@@ -109,10 +149,10 @@ def _sheet(path: pathlib.Path, rows: dict[str, np.ndarray]) -> pathlib.Path:
     count, height, width, _ = next(iter(rows.values())).shape
     step_y = height * _SCALE + title + gap
     size = (count * (width * _SCALE + gap) + gap, len(rows) * step_y + gap)
-    sheet = Image.new("RGB", size, (250, 250, 250))
+    sheet = Image.new("RGB", size, _PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     for row, (name, images) in enumerate(rows.items()):
-        draw.text((gap, row * step_y + 3), name, (33, 33, 33), font)
+        draw.text((gap, row * step_y + 3), name, _INK, font)
         for column, image in enumerate(np.round(images[..., 0] * 255).astype(np.uint8)):
             tile = Image.fromarray(image).resize((width * _SCALE, height * _SCALE), Image.Resampling.NEAREST)
             sheet.paste(tile, (gap + column * (width * _SCALE + gap), row * step_y + title))

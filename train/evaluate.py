@@ -145,8 +145,9 @@ def table(report: dict[str, Any]) -> str:
         parts = [(likelihood, "iwae_samples"), (generative, "fake")]
         tables = [part.table(report) for part, key in parts if key in report]
         return "\n".join([*tables, memorisation.table(report["memorisation"])])
-    lines = [f"{name:<32}{value:.5f}" for name, value in report["metrics"].items()]
     slices = blessing.flat({"metrics": {}, "slices": report.get("slices", {})})
-    lines += [f"  {name:<30}{value:.5f}" for name, value in slices.items()]
+    rows = report["metrics"] | {f"  {name}": value for name, value in slices.items()}
+    width = max(32, *(len(name) + 2 for name in rows))
+    lines = [f"{name:<{width}}{value:.5f}" for name, value in rows.items()]
     lines.append(f"n = {report['n_test']:,} test {report.get('unit', 'images')}")
     return "\n".join(lines)

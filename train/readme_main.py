@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from zoo import binary, pretrained
+from train import style_strip
+from zoo import binary, pictures, pretrained
 from zoo.errors import UserError
 from zoo.files import atomic_write
 
@@ -133,10 +134,12 @@ def picture() -> Image.Image:
 def main(_: list[str]) -> None:
     readme = ROOT / "README.md"
     atomic_write(readme, with_results(readme.read_text()).encode())
-    encoded = io.BytesIO()
-    picture().save(encoded, "PNG")
-    atomic_write(PICTURE, encoded.getvalue())
-    print(f"wrote {readme} and {PICTURE}")
+    strip = pretrained.DIRECTORY / style_strip.PRESET / "strip.jpg"
+    for path, image in ((PICTURE, picture()), (strip, style_strip.strip())):
+        encoded = io.BytesIO()
+        image.save(encoded, pictures.SUFFIXES[path.suffix], quality=90)
+        atomic_write(path, encoded.getvalue())
+    print(f"wrote {readme}, {PICTURE} and {strip}")
 
 
 if __name__ == "__main__":
