@@ -46,22 +46,27 @@ def _ends(workers):
     return [worker.returncode for worker in workers], outputs
 
 
+# Two optimizers and batch statistics; text; draws inside the step. Two replicas in one process learn the same
+# in every family: test_train_loop.
+FAMILIES = ("gan", "rnn", "vae")
+
+
 @pytest.mark.slow
 def test_two_workers_learn_what_one_device_learns_and_one_of_them_writes(tmp_path):
     # The second worker would write elsewhere, if it wrote.
     (tmp_path / "temporary").mkdir()
     places = [{}, {"TMPDIR": str(tmp_path / "temporary")}]
     workers = [
-        _start(["tests/worker_session.py", tmp_path / f"worker{i}"], tf_config, **places[i])
+        _start(["tests/worker_session.py", tmp_path / f"worker{i}", *FAMILIES], tf_config, **places[i])
         for i, tf_config in enumerate(_cluster())
     ]
-    for family in sorted(tiny.CONFIGS):
+    for family in FAMILIES:
         loop.train(
             tiny.config(family), tmp_path / "one" / family, tiny.DATA[family](), strategy.make("one_device")
         )
     status, outputs = _ends(workers)
     assert status == [0, 0], "\n".join(outputs)
-    for family in sorted(tiny.CONFIGS):
+    for family in FAMILIES:
         one, two = losses(tmp_path / "one" / family), losses(tmp_path / "worker0" / family)
         assert len(one) == len(two) == 22  # twenty steps, two evaluations
         for a, b in zip(one, two, strict=True):

@@ -1,4 +1,4 @@
-"""One worker of a cluster trains every tiny family in turn: `python tests/worker_session.py <workdirs>`."""
+"""One worker of a cluster trains tiny families in turn: `worker_session.py <workdirs> gan vae`."""
 
 import pathlib
 import sys
@@ -8,5 +8,5 @@ import tiny
 from train import loop, strategy
 
 made = strategy.make("multi_worker")
-for family in sorted(tiny.CONFIGS):
+for family in sys.argv[2:]:
     loop.train(tiny.config(family), pathlib.Path(sys.argv[1], family), tiny.DATA[family](), made)
