@@ -1,6 +1,5 @@
 """The model card: what was trained, on what, how, for how long, on which machine."""
 
-import json
 import os
 import pathlib
 import platform
@@ -13,7 +12,7 @@ import tensorflow as tf
 
 from train.data.dataset import DataSet
 from zoo import model_card
-from zoo.files import atomic_write
+from zoo.files import atomic_write, write_json
 from zoo.workdir import Trained, previews
 
 
@@ -47,7 +46,7 @@ def write(workdir: pathlib.Path, trained: Trained, data: DataSet) -> dict[str, A
         "samples": [path.relative_to(workdir).as_posix() for path in previews(workdir)],
         "limits": trained.model.limits,
     }
-    atomic_write(workdir / "card.json", (json.dumps(card, indent=2) + "\n").encode())
+    write_json(workdir / "card.json", card)
     atomic_write(workdir / "card.md", model_card.markdown(card).encode())
     return card
 

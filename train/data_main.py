@@ -1,13 +1,12 @@
 """Loads a preset's data set and says what it is: `python -m train.data_main --config=gan_fashion`."""
 
 import dataclasses
-import json
 import pathlib
 
 from absl import flags
 
 from zoo import binary, pretrained
-from zoo.files import atomic_write
+from zoo.files import write_json
 
 with binary.needs("train"):
     from train import config_flag, data
@@ -38,7 +37,7 @@ def main(_: list[str]) -> None:
             "data": f"{learnt.name}: {counts}",
             "paths": [str(path.absolute()) for path in paths],
         }
-        atomic_write(pathlib.Path(_OUTPUT.value), (json.dumps(described, indent=2) + "\n").encode())
+        write_json(pathlib.Path(_OUTPUT.value), described)
 
 
 def _model_files(model: object) -> list[pathlib.Path]:

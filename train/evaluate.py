@@ -59,9 +59,10 @@ def evaluate(
                 f"the model was made for {name} {reprlib.repr(known)}, data set {data.name} has"
                 f" {reprlib.repr(value)}; leave --config out to use the data it was trained on"
             )
-    if unknown := set(paths or {}) - {field.name for field in dataclasses.fields(model.config)}:
+    paths = paths or {}
+    if unknown := set(paths) - {field.name for field in dataclasses.fields(model.config)}:
         raise UserError(f"--{min(unknown)}: family {family} needs no such path")
-    model.config = dataclasses.replace(model.config, **(paths or {}))
+    model.config = dataclasses.replace(model.config, **paths)
     return _EVALUATIONS[family](model, data)
 
 

@@ -6,7 +6,6 @@
 Exit status of the second: 0 blessed, 3 not blessed, 2 a mistake.
 """
 
-import json
 import pathlib
 import sys
 from typing import Any
@@ -16,7 +15,7 @@ from absl import flags
 import zoo
 from zoo import binary, blessing, model_card, pretrained
 from zoo.errors import UserError
-from zoo.files import atomic_write
+from zoo.files import atomic_write, write_json
 
 with binary.needs("train"):
     from train import bless, data, evaluate, presets, served
@@ -148,7 +147,7 @@ def _data_of(export: pathlib.Path, card: dict[str, Any]) -> config_lib.Data:
 
 
 def _write(output: pathlib.Path, report: dict[str, Any]) -> None:
-    atomic_write(output, (json.dumps(report, indent=2) + "\n").encode())
+    write_json(output, report)
     print(f"wrote {output}")
 
 

@@ -13,7 +13,6 @@ from zoo.files import atomic_write
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _PACKAGES = ("serving", "train", "zoo")
-_BLOCK = 2**20
 
 
 def of(value: Any) -> str:
@@ -93,10 +92,8 @@ class Files:
         state = [found.st_size, found.st_ctime_ns]
         known = self._known.get(str(path), [])
         if known[:2] != state:
-            content = hashlib.sha256()
             with path.open("rb") as stream:
-                while block := stream.read(_BLOCK):
-                    content.update(block)
+                content = hashlib.file_digest(stream, "sha256")
             known = self._known[str(path)] = [*state, content.hexdigest()]
         return known[2]
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 
 from zoo import stage as stage_lib
 from zoo.errors import UserError
-from zoo.files import atomic_write
+from zoo.files import write_json
 
 REFUSED = 3  # the exit status of an evaluation that does not bless
 
@@ -136,7 +136,7 @@ class Line:
 
     def _save(self) -> None:
         stages = {name: dataclasses.asdict(record) for name, record in self._records.items()}
-        atomic_write(self._state, (json.dumps({"stages": stages}, indent=2) + "\n").encode())
+        write_json(self._state, {"stages": stages})
 
     def table(self) -> str:
         """What came of each stage, for people."""

@@ -11,11 +11,10 @@ import pathlib
 from typing import Any
 
 from zoo.errors import UserError
-from zoo.files import atomic_write
+from zoo.files import atomic_write, write_json
 
 FILE = pathlib.Path("assets.extra", "blessing.json")
 CARD = pathlib.Path("assets.extra", "card.md")  # `zoo.model_card` in Markdown, written anew with the figures
-_BLOCK = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +71,8 @@ def digest(export: pathlib.Path) -> str:
         )
     whole = hashlib.sha256()
     for path in files(export):
-        content = hashlib.sha256()
         with path.open("rb") as stream:
-            while block := stream.read(_BLOCK):
-                content.update(block)
+            content = hashlib.file_digest(stream, "sha256")
         whole.update(path.relative_to(export).as_posix().encode() + b"\0" + content.digest())
     return f"sha256:{whole.hexdigest()}"
 
@@ -83,7 +80,7 @@ def digest(export: pathlib.Path) -> str:
 def write(export: pathlib.Path, blessing: Blessing) -> pathlib.Path:
     """Writes the judgement into the export and returns its path."""
     path = export / FILE
-    atomic_write(path, (json.dumps(dataclasses.asdict(blessing), indent=2) + "\n").encode())
+    write_json(path, dataclasses.asdict(blessing))
     return path
 
 

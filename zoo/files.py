@@ -1,9 +1,11 @@
 """Files that are there completely or not at all."""
 
 import contextlib
+import json
 import os
 import pathlib
 import tempfile
+from typing import Any
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
@@ -29,6 +31,11 @@ def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
             os.unlink(temporary)
         raise
     sync(path.parent)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """`atomic_write` of a value as indented JSON, for programs and people alike."""
+    atomic_write(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def sync(path: str | os.PathLike[str]) -> None:

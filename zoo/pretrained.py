@@ -17,7 +17,7 @@ import numpy as np
 
 import zoo
 from zoo.errors import UserError
-from zoo.files import atomic_write
+from zoo.files import atomic_write, write_json
 
 if TYPE_CHECKING:
     from zoo import base
@@ -118,7 +118,7 @@ def keep(model: "base.Model", description: dict[str, Any], previews: dict[str, b
     atomic_write(directory / "weights.npz", buffer.getvalue())
     for name, content in previews.items():
         atomic_write(directory / name, content)
-    atomic_write(directory / "card.json", (json.dumps(description, indent=2) + "\n").encode())
+    write_json(directory / "card.json", description)
     return directory
 
 
