@@ -2,7 +2,7 @@
 # PYTHON=/path/to/python chooses the interpreter (3.11 to 3.13).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo pipeline test lint bench bench-train bench-rnn bench-style bench-stylizer bench-serve bench-push bench-client soak clean
+.PHONY: help setup demo pipeline tensorboard test lint bench bench-train bench-rnn bench-style bench-stylizer bench-serve bench-push bench-client soak clean
 
 export TF_CPP_MIN_LOG_LEVEL := 2
 
@@ -36,6 +36,10 @@ demo: setup ## train on digits, export, serve, ask; writes demo/gallery.png and 
 
 pipeline: setup ## the whole line for a small classifier of digits, into pipeline/; again: skips what has not changed
 	$(VENV)/python -m train.pipeline_main --config=cnn_digits --base=pipeline
+
+RUNS := runs
+tensorboard: setup ## losses, pictures, sounds and learnt spaces of the runs in RUNS=<folder>
+	$(VENV)/tensorboard --logdir=$(RUNS)
 
 lint: setup ## ruff and mypy
 	$(VENV)/ruff check .

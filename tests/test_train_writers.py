@@ -14,9 +14,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 from rich.console import Console
+from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
+from tensorboard.plugins import base_plugin
+from tensorboard.plugins.projector.projector_plugin import ProjectorPlugin
+from werkzeug.test import Client
 
 from train import writers
 from train.image_grid import image_grid
+from zoo.base import Embedding
 from zoo.files import atomic_write
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -143,6 +148,40 @@ except OSError as error:
     (line,) = done.stdout.splitlines()
     assert line.startswith(f"cannot write TensorBoard events in {tmp_path} (")
     assert "File too large" in line
+
+
+def test_tensorboard_shows_points_with_labels_and_pictures(tmp_path):
+    images = np.random.default_rng(0).random((5, 100, 60, 3), np.float32)
+    vectors = np.random.default_rng(1).standard_normal((5, 4)).astype(np.float32)
+    writer = writers.TensorBoardWriter(tmp_path)
+    writer.embeddings(1, {"codes": Embedding(0 * vectors, tuple("abcde"), images)})
+    writer.embeddings(2, {"codes": Embedding(vectors, tuple("abcde"), images)})
+    writer.embeddings(2, {"symbols": Embedding(vectors[:2], ("a", "\\n"))})
+    writer.close()
+
+    # As TensorBoard itself reads them, of all runs in a folder.
+    multiplexer = plugin_event_multiplexer.EventMultiplexer().AddRunsFromDirectory(str(tmp_path))
+    multiplexer.Reload()
+    context = base_plugin.TBContext(
+        logdir=str(tmp_path), data_provider=data_provider.MultiplexerDataProvider(multiplexer, str(tmp_path))
+    )
+    served = ProjectorPlugin(context).get_plugin_apps()
+
+    def get(path, **query):
+        answer = Client(served[path]).get("/", query_string={"run": ".", **query})
+        assert answer.status_code == 200, answer.data
+        return answer.data
+
+    known = {e["tensorName"]: e["tensorShape"] for e in json.loads(get("/info"))["embeddings"]}
+    assert known == {"codes": [5, 4], "symbols": [2, 4]}
+    assert get("/metadata", name="codes", num_rows=10).split() == [b"a", b"b", b"c", b"d", b"e"]
+    assert get("/metadata", name="symbols", num_rows=10).splitlines() == [b"a", b"\\n"]
+    newest = np.frombuffer(get("/tensor", name="codes", num_rows=10), np.float32).reshape(5, 4)
+    np.testing.assert_allclose(newest, vectors, rtol=1e-5)
+    with Image.open(io.BytesIO(get("/sprite_image", name="codes"))) as sheet:
+        assert sheet.size == (3 * 20, 3 * 34)  # every third pixel of 60x100; three in a row
+        second = np.asarray(sheet)[:34, 20:40]
+    np.testing.assert_array_equal(second, np.round(255 * images[1, ::3, ::3]).astype(np.uint8))
 
 
 def test_previews_are_png_files(tmp_path):

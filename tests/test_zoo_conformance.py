@@ -11,6 +11,7 @@ import tensorflow as tf
 import tiny
 
 import zoo
+from zoo import base
 
 FAMILIES = sorted(zoo.FAMILIES)
 # The design's table of signatures; the first is also serving_default.
@@ -140,7 +141,7 @@ def family_of_two(request):
     return tuple(zoo.build(request.param, tiny.CONFIGS[request.param], seed) for seed in (1, 2))
 
 
-def test_previews_repeat_and_are_images_text_or_notes(model):
+def test_previews_repeat_and_are_images_text_notes_or_points(model):
     examples = tiny.DATA[_family(model)]().examples()
     first, again = model.preview(3, examples), model.preview(3, examples)
     assert first
@@ -148,6 +149,12 @@ def test_previews_repeat_and_are_images_text_or_notes(model):
     for name, value in first.items():
         if isinstance(value, str):
             assert value and value == again[name]
+            continue
+        if isinstance(value, base.Embedding):
+            assert np.array_equal(value.vectors, again[name].vectors)
+            assert value.vectors.shape[:1] == (len(value.labels),)
+            assert value.images is None or len(value.images) == len(value.labels)
+            assert not any(set("\t\n") & set(label) for label in value.labels), "they are rows of a table"
             continue
         assert np.array_equal(value, again[name])
         if value.dtype.kind == "i":

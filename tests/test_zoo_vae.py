@@ -328,6 +328,9 @@ def test_previews_show_held_out_images_above_their_reconstructions():
     model = _model()
     examples = tiny.digits().examples()
     previews = model.preview(0, examples)
+    codes = previews.pop("codes")
+    assert codes.vectors.shape == (len(examples[0]), 6)
+    assert codes.labels == tuple(map(str, examples[1]))
     assert {k: v.shape[:2] for k, v in previews.items()} == {
         "samples": (8, 10),
         "reconstructions": (8, 10),

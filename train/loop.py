@@ -362,6 +362,8 @@ def _show(sinks: writers.Writer, step: int, previews: dict[str, base.Preview]) -
     for name, value in previews.items():
         if isinstance(value, str):
             sinks.text(step, {name: value})
+        elif isinstance(value, base.Embedding):
+            sinks.embeddings(step, {name: value})
         elif value.dtype.kind == "i":
             sinks.notes(step, {name: value})
         else:

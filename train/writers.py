@@ -15,17 +15,22 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 from absl import logging
+from google.protobuf import text_format
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from tensorboard.plugins.projector import EmbeddingInfo, ProjectorConfig
+from tensorboard.plugins.projector import metadata as projector_metadata
 
 from serving import music
 from train.image_grid import image_grid
+from zoo.base import Embedding
 from zoo.files import atomic_write
 
 # Values that depend on the machine's speed have names that start so: whoever compares two runs
 # leaves them out.
 RATE = "rate/"
+_THUMBNAIL = 48  # pixels
 
 
 class Writer:
@@ -42,6 +47,9 @@ class Writer:
 
     def notes(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         """Reports named pieces of music: MIDI numbers, int [T, voices], as `serving.music` takes them."""
+
+    def embeddings(self, step: int, values: Mapping[str, Embedding]) -> None:
+        """Reports named points of a learnt space."""
 
     def flush(self) -> None:
         """Makes what was written so far visible to readers."""
@@ -71,6 +79,10 @@ class MultiWriter(Writer):
     def notes(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         for writer in self._writers:
             writer.notes(step, values)
+
+    def embeddings(self, step: int, values: Mapping[str, Embedding]) -> None:
+        for writer in self._writers:
+            writer.embeddings(step, values)
 
     def flush(self) -> None:
         for writer in self._writers:
@@ -191,13 +203,15 @@ def _json_number(value: float) -> float | str:
 
 
 class TensorBoardWriter(Writer):
-    """TensorBoard events in a folder: scalars, image grids, text, and music as a roll and a sound.
+    """TensorBoard events in a folder: scalars, image grids, text, and music as a roll and a sound. Points, as
+    they are now, for its projector: `projector_config.pbtxt` and what it names in `projector/`.
 
     Every method raises OSError if the events cannot be written (full disk, unwritable folder).
     """
 
     def __init__(self, folder: str | pathlib.Path):
-        self._folder = folder
+        self._folder = pathlib.Path(folder)
+        self._points: dict[str, EmbeddingInfo] = {}
         with self._os_errors():
             self._writer = tf.summary.create_file_writer(str(folder))
 
@@ -223,6 +237,27 @@ class TensorBoardWriter(Writer):
                 sound, rate = tf.audio.decode_wav(music.wav(value))
                 tf.summary.audio(name, sound[None], int(rate), step)
                 tf.summary.image(f"{name}_roll", tf.io.decode_png(music.roll(value))[None], step)
+
+    def embeddings(self, step: int, values: Mapping[str, Embedding]) -> None:
+        folder = self._folder / "projector"
+        for name, points in values.items():
+            info = self._points[name] = EmbeddingInfo(
+                tensor_name=name,
+                tensor_path=f"projector/{name}.tsv",
+                metadata_path=f"projector/{name}_labels.tsv",
+            )
+            rows = ("\t".join(f"{x:.6g}" for x in vector) for vector in points.vectors)
+            atomic_write(folder / f"{name}.tsv", ("\n".join(rows) + "\n").encode())
+            atomic_write(folder / f"{name}_labels.tsv", ("\n".join(points.labels) + "\n").encode())
+            if points.images is not None:
+                sheet, sides = sprites(points.images)
+                info.sprite.image_path = f"projector/{name}.png"
+                info.sprite.single_image_dim[:] = sides
+                atomic_write(folder / f"{name}.png", _png(sheet))
+        atomic_write(
+            self._folder / projector_metadata.PROJECTOR_FILENAME,
+            text_format.MessageToString(ProjectorConfig(embeddings=self._points.values())).encode(),
+        )
 
     def flush(self) -> None:
         with self._os_errors():
@@ -256,10 +291,7 @@ class PreviewWriter(Writer):
 
     def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         for name, value in values.items():
-            image = _as_one_image(value)
-            png = io.BytesIO()
-            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(png, "PNG")
-            self._write(step, name, ".png", png.getvalue())
+            self._write(step, name, ".png", _png(_as_one_image(value)))
 
     def text(self, step: int, values: Mapping[str, str]) -> None:
         for name, value in values.items():
@@ -280,3 +312,23 @@ def _as_one_image(value: np.ndarray) -> np.ndarray:
     """Float [N, H, W, C] or [H, W, C] in [0, 1] to one uint8 [H', W', C]."""
     value = np.asarray(value)
     return image_grid(value if value.ndim == 4 else value[None])
+
+
+def _png(image: np.ndarray) -> bytes:
+    """Of uint8 [H, W, C]."""
+    png = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(png, "PNG")
+    return png.getvalue()
+
+
+def sprites(images: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """Float [N, H, W, C] in [0, 1] as one sheet, uint8, without gaps, of thumbnails of up to 48 pixels in as
+    many columns as rows; and a thumbnail's width and height."""
+    step = math.ceil(max(images.shape[1:3]) / _THUMBNAIL)
+    thumbnails = np.round(255 * images[:, ::step, ::step]).astype(np.uint8)
+    count, height, width, channels = thumbnails.shape
+    side = math.ceil(math.sqrt(count))
+    cells = np.zeros((side * side, height, width, channels), np.uint8)
+    cells[:count] = thumbnails
+    sheet = cells.reshape(side, side, height, width, channels).swapaxes(1, 2)
+    return sheet.reshape(side * height, side * width, channels), [width, height]

@@ -402,7 +402,7 @@ class Model(base.Model):
 
     def preview(self, seed: int, examples: tuple[np.ndarray, ...]) -> dict[str, base.Preview]:
         """`reconstructions`: held-out images, below each its reconstruction; `denoised`: below each spoilt
-        image the restored one, two rows for each kind of corruption."""
+        image the restored one, two rows for each kind of corruption; `codes` of all."""
         columns, kinds = 8, len(CORRUPTIONS)
         image = tf.constant(examples[0][: columns * kinds])
         rows = np.arange(image.shape[0])
@@ -415,6 +415,7 @@ class Model(base.Model):
         return {
             "reconstructions": _above(image, self._reconstructed(image), columns),
             "denoised": _above(spoilt, self._restored(spoilt), columns),
+            "codes": base.embedded(lambda image, _: self.encoder(image, training=False), examples),
         }
 
     def _reconstructed(self, image: tf.Tensor) -> tf.Tensor:

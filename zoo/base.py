@@ -6,6 +6,8 @@ class alone.
 """
 
 import abc
+import dataclasses
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import keras
@@ -14,8 +16,20 @@ import tensorflow as tf
 
 # What `tf.function` returns for a function of named tensors; TensorFlow has no type for it.
 Signature = Any
-# A sheet of images float32 `[rows, columns, H, W, C]` in `[0, 1]`, text, or notes int32 `[T, voices]` (MIDI).
-Preview = np.ndarray | str
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedding:
+    """Points of a space that a model has learnt, for TensorBoard's projector."""
+
+    vectors: np.ndarray  # float32 [N, D]
+    labels: tuple[str, ...]  # N
+    images: np.ndarray | None = None  # float32 [N, H, W, C] in [0, 1]
+
+
+# A sheet of images float32 `[rows, columns, H, W, C]` in `[0, 1]`, text, notes int32 `[T, voices]` (MIDI), or
+# points.
+Preview = np.ndarray | str | Embedding
 
 
 class Exportable(Protocol):
@@ -152,3 +166,17 @@ class Model(keras.Model, abc.ABC):
     def _means(self) -> dict[str, tf.Tensor]:
         """What a step returns: the running means by name."""
         return {m.name: m.result() for m in self.losses_tracked}
+
+
+def embedded(
+    embed: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    examples: tuple[np.ndarray, ...],
+    class_names: tuple[str, ...] = (),
+) -> Embedding:
+    """Where `embed` puts images: it takes batches of (image `[B, H, W, C]`, label int `[B]`) and returns
+    `[B, D]`."""
+    image, label = examples[:2]
+    batches = [slice(start, start + 64) for start in range(0, len(image), 64)]
+    vectors = [embed(tf.constant(image[rows]), tf.constant(label[rows])).numpy() for rows in batches]
+    labels = tuple(class_names[number] if class_names else str(number) for number in label)
+    return Embedding(np.concatenate(vectors).astype(np.float32), labels, image)

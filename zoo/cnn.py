@@ -214,13 +214,21 @@ class Model(base.Model):
     # Serving ------------------------------------------------------------------------------------
 
     def preview(self, seed: int, examples: tuple[np.ndarray, ...]) -> dict[str, base.Preview]:
-        """`explanations`: 8 rows of held-out images, each beside itself under its Grad-CAM map."""
+        """`explanations`: 8 rows of held-out images, each beside itself under its Grad-CAM map;
+        `embedding`: what the last layer sees of all."""
         image = examples[0][:32]
         heat = self._heatmap(tf.constant(image), tf.constant([-1])).numpy()[..., None]
         # The map as light on the darkened image: what the classifier looked at stays bright.
         lit = image * (0.25 + 0.75 * heat)
         pairs = np.stack([image, lit], axis=1)  # [N, 2, H, W, C]
-        return {"explanations": pairs.reshape(-1, 8, *image.shape[1:])}
+
+        def embed(image: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
+            return self.head(self.trunk(image, training=False), training=False)[0]
+
+        return {
+            "explanations": pairs.reshape(-1, 8, *image.shape[1:]),
+            "embedding": base.embedded(embed, examples, self.config.class_names),
+        }
 
     def _heatmap(self, image: tf.Tensor, class_id: tf.Tensor) -> tf.Tensor:
         """image `[B, H, W, C]`, class_id int `[B]` or `[1]`, -1 for the predicted → `[B, H, W]`."""

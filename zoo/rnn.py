@@ -441,7 +441,8 @@ class Model(base.Model):
     # Serving ------------------------------------------------------------------------------------
 
     def preview(self, seed: int, examples: tuple[np.ndarray, ...]) -> dict[str, base.Preview]:
-        """`sample`: three texts of 300 symbols, as the model writes them with nothing before."""
+        """`sample`: three texts of 300 symbols, as the model writes them with nothing before; `symbols`: the
+        table of the alphabet."""
         rows = 3
         seeds = tf.range(rows, dtype=tf.int64) + 1_000_000 * seed
         text = self._generate(
@@ -452,7 +453,12 @@ class Model(base.Model):
             tf.fill([rows], 0),
             tf.fill([rows], 1.0),
         )
-        return {"sample": "\n\n---\n\n".join(t.decode() for t in text.numpy())}
+        # Line breaks and their like would end a row of labels.
+        labels = tuple(s if s.isprintable() else repr(s)[1:-1] for s in self.config.alphabet)
+        return {
+            "sample": "\n\n---\n\n".join(t.decode() for t in text.numpy()),
+            "symbols": base.Embedding(self.ema_network.embedding.numpy(), labels),
+        }
 
     def _encode(self, text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """UTF-8 strings `[B]` → symbols int32 `[B, T]`, filled up with 0, and their numbers int32 `[B]`.

@@ -390,7 +390,8 @@ class Model(base.Model):
 
     def preview(self, seed: int, examples: tuple[np.ndarray, ...]) -> dict[str, base.Preview]:
         """`reconstructions`: held-out images, each row above its reconstructions; `samples`: 8 rows, a column
-        for each class of a conditional model; `walk`: in each row from one held-out image to another."""
+        for each class of a conditional model; `walk`: in each row from one held-out image to another;
+        `codes`: the posterior's means of all."""
         image, label = (tf.constant(x[:40]) for x in examples[:2])
         columns, shape = 10, self.config.image_shape
         uniform = rng.row_uniform(tf.range(40, dtype=tf.int64), int(np.prod(shape)))
@@ -410,6 +411,8 @@ class Model(base.Model):
             "samples": samples.numpy().reshape(8, kinds, *shape),
             "reconstructions": pairs.numpy().reshape(-1, columns, *shape),
             "walk": walk.numpy().reshape(8, columns, *shape),
+            # Grey as it is: the mean image of its draws, as `encode` takes it.
+            "codes": base.embedded(lambda *rows: self.posterior(*rows)[0], examples, self.config.class_names),
         }
 
     def signatures(self) -> dict[str, base.Signature]:

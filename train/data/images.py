@@ -20,7 +20,8 @@ from zoo.errors import UserError
 if TYPE_CHECKING:
     from train.config import Data
 
-_EXAMPLES = 64
+# Of a split, for previews: as many as fit into 64 MB, of those at most 500.
+_EXAMPLES, _EXAMPLE_VALUES = 500, 2**24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +76,9 @@ class ImageData(DataSet):
         return pipeline.eval_batches(self.test, batch_size)
 
     def examples(self) -> tuple[np.ndarray, ...]:
-        """64 images with their labels, spread over the split: sets come sorted by class."""
-        pick = np.linspace(0, len(self.test.labels) - 1, _EXAMPLES).astype(int)
+        """Up to 500 images with their labels, drawn from the split: sets come sorted by class."""
+        count = max(64, min(_EXAMPLES, _EXAMPLE_VALUES // int(np.prod(self.test.images.shape[1:]))))
+        pick = np.random.default_rng(0).permutation(len(self.test.labels))[:count]
         return self.test.images[pick].astype(np.float32) / 255.0, self.test.labels[pick]
 
 
