@@ -50,7 +50,7 @@ test: setup lint ## lint, then all tests
 
 bench: bench-train bench-rnn bench-style bench-stylizer bench-serve bench-client ## all benchmarks
 
-bench-train: .venv/.torch ## the GAN's training step against the same networks in PyTorch
+bench-train: .venv/.torch ## training steps against PyTorch and keras.io's examples, and the loop itself (a quarter of an hour)
 	$(VENV)/python tests/bench/train_bench.py
 
 bench-rnn: .venv/.torch ## the language model's writing and training against PyTorch

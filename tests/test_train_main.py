@@ -218,6 +218,10 @@ def test_a_loss_that_is_not_finite_names_itself_and_the_step(tmp_path):
         (["--config.steps=3"], ["--config=<preset> is required", "gan_digits"]),
         (["--config=gan_digits", "--strategy=tpus"], ["tpus", "mirrored"]),
         (["--config=gan_digits", "--strategy=tpu"], ["no TPU", "--tpu"]),
+        (
+            ["--config=gan_digits", "--strategy=tpu", "--tpu=grpc://127.0.0.1:1"],
+            ["no TPU", "grpc://127.0.0.1:1", "refused"],
+        ),
         (["--config=gan_digits", "--strategy=parameter_server"], ["parameter_server", "multi_worker"]),
         (["--config=gan_digits", "--config.data.batch_size=5000"], ["5000"]),
         (["--config=gan_digits", "stray"], ["stray"]),

@@ -1,5 +1,6 @@
 """The autoencoder's corruptions and code format by hand-worked numbers, and what its signatures promise."""
 
+import dataclasses
 import io
 
 import keras
@@ -230,8 +231,10 @@ def test_an_untrained_denoiser_changes_nothing():
     np.testing.assert_allclose(fresh.signatures()["denoise"](image=image)["image"], image, atol=1e-6)
 
 
-def test_training_lowers_both_losses():
-    model = zoo.build("autoencoder", tiny.CONFIGS["autoencoder"])
+# 8x8 becomes 4x4: 32 numbers are two for each place of a map.
+@pytest.mark.parametrize("changes", [{}, {"hidden": 0, "code_dim": 32}])
+def test_training_lowers_both_losses(changes):
+    model = zoo.build("autoencoder", dataclasses.replace(tiny.CONFIGS["autoencoder"], **changes))
     model.compile(keras.optimizers.Adam(1e-2))
     data = tiny.batch("autoencoder", 128)
     before = {k: float(v) for k, v in model.test_step(data).items()}
@@ -244,6 +247,16 @@ def test_training_lowers_both_losses():
     assert list(after) == ["reconstruction", "denoising"]
     assert after["reconstruction"] < 0.5 * before["reconstruction"]
     assert after["denoising"] < 0.8 * before["denoising"]
+
+
+def test_the_code_may_be_a_map_of_the_image():
+    config = autoencoder.Config(image_shape=(64, 64, 1), hidden=0, code_dim=4 * 4 * 2)
+    model = zoo.build("autoencoder", config)
+    code = np.zeros((2, 4, 4, 2), np.float32)
+    code[1, 0, 0] = 1.0
+    plain, other = model.decoder(tf.constant(code.reshape(2, -1)), training=False).numpy()
+    changed = np.abs(other - plain)[..., 0]
+    assert changed[:16, :16].mean() > 100 * changed[-16:, -16:].mean()
 
 
 def test_a_checkpoint_restores_every_weight(tmp_path):
@@ -270,6 +283,8 @@ def test_previews_show_the_spoilt_above_the_restored(model):
     [
         ({"image_shape": (7, 8, 1)}, r"image_shape=\(7, 8, 1\): the sides must be even"),
         ({"code_dim": 0}, "code_dim=0: at least 1"),
+        ({"hidden": -1}, "hidden=-1: at least 0"),
+        ({"hidden": 0, "code_dim": 50}, "code_dim=50: with hidden=0 a multiple of 49"),
         ({"denoiser_blocks": 0}, "denoiser_blocks=0: at least 1"),
     ],
 )

@@ -3,6 +3,7 @@
 import difflib
 import json
 import os
+import socket
 from typing import Any
 
 import tensorflow as tf
@@ -58,6 +59,10 @@ def make(name: str, tpu: str = "") -> tf.distribute.Strategy:
 
 def _tpu(address: str) -> tf.distribute.Strategy:
     try:
+        if address.startswith("grpc://"):
+            # TensorFlow would wait for minutes for one that does not answer.
+            host, _, port = address.removeprefix("grpc://").rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(address)
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)

@@ -31,7 +31,9 @@ class Config:
     channels: int = 16  # feature maps of the coder at half the image's resolution; doubled at each ...
     max_channels: int = 64  # ... halving up to this
     blocks: int = 1  # residual blocks of the coder at each resolution
-    hidden: int = 256  # units of its dense layers, which see the whole image at once
+    # Units of its dense layers, which see the whole image at once. 0: there are none, and the code is a map
+    # of the image, which larger images learn to fill sooner.
+    hidden: int = 256
     denoiser_channels: int = 16  # feature maps and blocks of the denoiser, likewise
     denoiser_max_channels: int = 64
     denoiser_blocks: int = 1
@@ -47,8 +49,15 @@ class Config:
             )
         for field in dataclasses.fields(self)[1:]:
             value = getattr(self, field.name)
-            if value < 1:
-                raise ValueError(f"{field.name}={value}: at least 1 is expected")
+            least = 0 if field.name == "hidden" else 1
+            if value < least:
+                raise ValueError(f"{field.name}={value}: at least {least} is expected")
+        height, width, _ = _smallest(self)
+        if not self.hidden and self.code_dim % (height * width):
+            raise ValueError(
+                f"code_dim={self.code_dim}: with hidden=0 a multiple of {height * width} is expected, the"
+                f" places of a map of {self.image_shape}"
+            )
 
 
 # Networks ---------------------------------------------------------------------------------------
@@ -69,6 +78,13 @@ def _widths(image_shape: tuple[int, int, int], channels: int, max_channels: int)
         widths.append(min(channels, max_channels))
         channels *= 2
     return widths
+
+
+def _smallest(config: Config) -> tuple[int, int, int]:
+    """Height, width and feature maps of the coder's lowest resolution."""
+    widths = _widths(config.image_shape, config.channels, config.max_channels)
+    height, width, _ = config.image_shape
+    return height >> len(widths), width >> len(widths), widths[-1]
 
 
 def _conv(x: keras.KerasTensor, width: int, name: str, kernel: int = 3, stride: int = 1, zeros: bool = False):
@@ -127,10 +143,16 @@ def encoder(config: Config) -> keras.Model:
     for i, width in enumerate(_widths(config.image_shape, config.channels, config.max_channels)):
         x = _down(_relu(x, f"down{i}_relu") if i else x, width, f"down{i}")
         x = _blocks(x, config.blocks, f"down{i}")
-    x = keras.layers.Flatten(name="flatten")(_relu(x, "last_relu"))
-    x = _dense_block(keras.layers.Dense(config.hidden, name="hidden")(x), "hidden")
     # Bounded, so that one byte can hold each number; softly, as a tanh that starts saturated learns slowly.
-    x = keras.layers.Dense(config.code_dim, name="unbounded")(x)
+    x = _relu(x, "last_relu")
+    if config.hidden:
+        x = keras.layers.Flatten(name="flatten")(x)
+        x = _dense_block(keras.layers.Dense(config.hidden, name="hidden")(x), "hidden")
+        x = keras.layers.Dense(config.code_dim, name="unbounded")(x)
+    else:
+        height, width, _ = _smallest(config)
+        x = _conv(x, config.code_dim // (height * width), "unbounded")
+        x = keras.layers.Flatten(name="flatten")(x)
     code = keras.layers.Activation("tanh", name="code")(keras.layers.Rescaling(1 / _SOFT, name="soft")(x))
     return layers.Network(image, code, name="encoder")
 
@@ -140,20 +162,23 @@ def decoder(config: Config) -> keras.Model:
 
     A sigmoid here would stay in the mean image for epochs: where it says black, it has no gradient left.
     """
-    height, width, channels = config.image_shape
     widths = _widths(config.image_shape, config.channels, config.max_channels)
-    scale = 2 ** len(widths)
+    smallest = _smallest(config)
     code = keras.Input((config.code_dim,), name="code")
-    smallest = (height // scale, width // scale, widths[-1])
     x = keras.layers.Rescaling(_SOFT, name="soft")(code)
-    x = _dense_block(keras.layers.Dense(config.hidden, name="hidden")(x), "hidden")
-    x = keras.layers.Dense(int(np.prod(smallest)), name="project")(x)
-    x = keras.layers.Reshape(smallest, name="reshape")(x)
+    if config.hidden:
+        x = _dense_block(keras.layers.Dense(config.hidden, name="hidden")(x), "hidden")
+        x = keras.layers.Dense(int(np.prod(smallest)), name="project")(x)
+        x = keras.layers.Reshape(smallest, name="reshape")(x)
+    else:
+        height, width, channels = smallest
+        x = keras.layers.Reshape((height, width, config.code_dim // (height * width)), name="reshape")(x)
+        x = _conv(x, channels, "project")
     for i in reversed(range(len(widths))):
         x = _relu(_blocks(x, config.blocks, f"up{i}"), f"up{i}_relu")
         if i:
             x = _up(x, widths[i - 1], f"up{i}")
-    image = _up(x, channels, "image")
+    image = _up(x, config.image_shape[2], "image")
     return layers.Network(code, image, name="decoder")
 
 

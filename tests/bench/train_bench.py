@@ -1,12 +1,16 @@
-"""The GAN's training step at 28x28, batch 64: this project against the same networks in PyTorch.
+"""Training steps: this project against the same networks in PyTorch, and as keras.io's examples train them.
 
-    make bench-train            (or: python tests/bench/train_bench.py)
+    make bench-train            (or: python tests/bench/train_bench.py [--models=cnn,vae] [--rounds=1])
 
-One thread each, in separate processes that take turns; the figure is images per second of CPU time
-(`time.process_time`, which counts every thread), so that a busy machine does not tilt it. PyTorch
-runs eagerly in four forms (channels_last or contiguous, the discriminator called twice or once on
-both halves), with fused Adam, the discriminator frozen in the generator's step; its best counts.
-Writes `tests/bench/results/train.json`.
+The GAN (preset gan_mnist), the classifier (cnn_mnist), the VAE (vae_mnist) at 28x28 and language models of
+two layers of 256 units; one thread each, in separate processes that take turns; the figure is rows (images,
+or characters) per second of CPU time (`time.process_time`, which counts every thread), so that a busy machine
+does not tilt it; of the rounds the least disturbed one counts. keras.io's way is `compile` and `fit` on numpy
+arrays; its GAN draws fakes twice a step and has no averaged weights.
+
+Then the trainer itself: CPU time of a step in `train.loop`, logs and all, over that of a bare `tf.function`
+of the step in a Python loop on the same data; the two take turns in one process, a few steps each. Writes
+`tests/bench/results/train.json`.
 """
 
 import argparse
@@ -14,9 +18,9 @@ import json
 import os
 import pathlib
 import platform
-import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -24,14 +28,20 @@ from typing import Any
 
 import numpy as np
 
-BATCH = 64
-WARM_UP = 10
-STEPS = 50
-ROUNDS = 3
-CLASSES = 10
-LATENT = 64
-EMA_DECAY = 0.999
-CHANNELS = 64  # as in the presets gan_mnist and gan_fashion
+BATCH, CLASSES = 64, 10
+LATENT, CHANNELS, EMA_DECAY = 64, 64, 0.999  # the GAN's, as in the presets gan_mnist and gan_fashion
+UNITS, LAYERS, EMBEDDING, LENGTH = 256, 2, 64, 128
+ALPHABET = "\n" + "".join(map(chr, range(33, 97)))  # 65 symbols, as many as tinyshakespeare has
+# Rows of a batch, what a row counts for, steps that are timed.
+MODELS = {
+    "gan": (BATCH, 1, 20),
+    "cnn": (128, 1, 6),
+    "vae": (128, 1, 30),
+    "lstm": (64, LENGTH, 3),
+    "gru": (64, LENGTH, 3),
+}
+CONVOLUTIONAL = ("gan", "cnn", "vae")  # the recurrent families learn in float32 alone
+LOOP_STEPS, LOOP_BATCH = 1000, 128  # of cnn_digits: about ten milliseconds a step
 RESULTS = pathlib.Path(__file__).parent / "results" / "train.json"
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
@@ -43,261 +53,311 @@ ONE_THREAD = {
 }
 
 
-def batch() -> tuple[np.ndarray, np.ndarray]:
-    """Image float32 [64, 28, 28, 1] in [0, 1], label int32 [64]; what they show does not matter."""
-    random = np.random.default_rng(0)
-    image = random.random((BATCH, 28, 28, 1), dtype=np.float32)
-    return image, random.integers(0, CLASSES, BATCH).astype(np.int32)
+def batch(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Image float32 [B, 28, 28, 1] in [0, 1] and label int32 [B], or symbols int32 [B, T] and those that
+    follow; what they show does not matter."""
+    random, rows = np.random.default_rng(0), MODELS[name][0]
+    if name not in CONVOLUTIONAL:
+        ids = random.integers(0, len(ALPHABET), (rows, LENGTH + 1)).astype(np.int32)
+        return ids[:, :-1], ids[:, 1:]
+    image = random.random((rows, 28, 28, 1), dtype=np.float32)
+    return image, random.integers(0, CLASSES, rows).astype(np.int32)
 
 
-def images_per_cpu_second(run_steps: Callable[[int], None]) -> float:
-    run_steps(WARM_UP)
-    start = time.process_time()
-    run_steps(STEPS)
-    return STEPS * BATCH / (time.process_time() - start)
+def speed(name: str) -> Callable[[Callable[[int], None]], float]:
+    """A function that times a function of the number of steps: rows per CPU second."""
+    rows, worth, steps = MODELS[name]
+
+    def of(run_steps: Callable[[int], None]) -> float:
+        run_steps(max(2, steps // 4))
+        seconds = []
+        for _ in range(3):
+            start = time.process_time()
+            run_steps(steps)
+            seconds.append(time.process_time() - start)
+        return steps * rows * worth / min(seconds)
+
+    return of
 
 
 # TensorFlow -------------------------------------------------------------------------------------
 
 
-def tensorflow_side() -> dict[str, Any]:
+def ours(name: str) -> Any:
+    """The project's model."""
+    from train import presets
+    from zoo import cnn, gan, rnn, vae
+
+    if name == "gan":
+        return gan.Model(gan.Config(latent_dim=LATENT, channels=CHANNELS, ema_decay=EMA_DECAY))
+    if name in ("cnn", "vae"):
+        return {"cnn": cnn, "vae": vae}[name].Model(presets.load(f"{name}_mnist").model)
+    sizes = {"units": UNITS, "layers": LAYERS, "embedding": EMBEDDING, "dropout": 0.2}
+    return rnn.Model(rnn.Config(alphabet=ALPHABET, cell=rnn.Cell(name), **sizes))
+
+
+def learnt(model: Any) -> int:
+    """How many numbers the model learns."""
+    return sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+
+
+def tensorflow_side(name: str) -> dict[str, Any]:
+    import tensorflow as tf
+
+    from train import config, optimizers
+
+    speeds: dict[str, float] = {}
+    for precision in (config.Precision.FLOAT32, config.Precision.BFLOAT16):
+        if precision != config.Precision.FLOAT32 and name not in CONVOLUTIONAL:
+            continue
+        with optimizers.computing_in(precision):
+            model = ours(name)
+            model.compile(optimizers.AdamW(1e-3))
+        iterator = iter(tf.data.Dataset.from_tensors(batch(name)).repeat())
+
+        @tf.function
+        def run_steps(iterator, count, model=model):
+            for _ in tf.range(count):
+                model.train_step(next(iterator))
+
+        speeds[f"{precision}, zoo"] = speed(name)(
+            lambda n, run=run_steps, it=iterator: run(it, tf.constant(n))
+        )
+        losses = [float(m.result()) for m in model.losses_tracked]
+    return {
+        "version": metadata.version("tensorflow"),
+        "parameters": learnt(model),
+        "losses": losses,
+        "speed": speeds,
+    }
+
+
+# Keras ------------------------------------------------------------------------------------------
+
+
+def keras_side(name: str) -> dict[str, Any]:
+    """The same sizes the way keras.io's examples train them, dcgan_overriding_train_step,
+    simple_mnist_convnet, vae and lstm_character_level_text_generation: `compile` and `fit` on arrays."""
     import keras
     import tensorflow as tf
 
-    from zoo import gan
+    x, y = batch(name)
+    fitted, targets = None, y
+    if name == "cnn":
+        model = ours(name)
+        fitted = keras.Model(model.trunk.input, model.head(model.trunk.output)[1])
+    elif name in ("lstm", "gru"):
+        layer = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}[name]
+        fitted = keras.Sequential([keras.Input((LENGTH,), dtype="int32")])
+        fitted.add(keras.layers.Embedding(len(ALPHABET), EMBEDDING))
+        for _ in range(LAYERS):
+            fitted.add(layer(UNITS, return_sequences=True))
+            fitted.add(keras.layers.Dropout(0.2))
+        fitted.add(keras.layers.Dense(len(ALPHABET)))
+    if fitted is not None:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        fitted.compile(optimizer="adam", loss=loss)
+    elif name == "vae":
+        fitted = ours(name)
+        fitted.compile(keras.optimizers.Adam())
+    else:
+        fitted = _keras_gan(keras, tf)
+    rows, _, steps = MODELS[name]
+    repeats = max(steps, 8)
+    x, targets = (np.concatenate([a] * repeats) for a in (x, targets))
 
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    model = gan.Model(gan.Config(latent_dim=LATENT, channels=CHANNELS, ema_decay=EMA_DECAY))
-    model.compile(keras.optimizers.Adam(4e-4, beta_1=0.5))
-    iterator = iter(tf.data.Dataset.from_tensors(batch()).repeat())
+    def run_steps(count: int) -> None:
+        fitted.fit(x[: count * rows], targets[: count * rows], batch_size=rows, verbose=0)
 
-    @tf.function
-    def run_steps(iterator, count):
-        for _ in tf.range(count):
-            model.train_step(next(iterator))
-
-    speed = images_per_cpu_second(lambda n: run_steps(iterator, tf.constant(n)))
     return {
-        "version": metadata.version("tensorflow"),
-        "generator": count_parameters(v.shape for v in model.generator.trainable_variables),
-        "discriminator": count_parameters(v.shape for v in model.discriminator.trainable_variables),
-        "losses": {m.name: float(m.result()) for m in model.losses_tracked},
-        "images_per_cpu_s": {"zoo.gan": speed},
+        "version": metadata.version("keras"),
+        "losses": [0.0],
+        "speed": {"float32, fit": speed(name)(run_steps)},
     }
 
 
-def count_parameters(shapes) -> int:
-    return sum(int(np.prod(tuple(shape))) for shape in shapes)
+def _keras_gan(keras: Any, tf: Any) -> Any:
+    """Our two networks with the step of keras.io's GAN: noise twice, real and fake in one batch."""
+    networks = ours("gan")
 
-
-# PyTorch ----------------------------------------------------------------------------------------
-
-
-def torch_side() -> dict[str, Any]:
-    """zoo.gan with its default Config, layer for layer: DCGAN with a projection discriminator."""
-    import torch
-    from torch import nn
-    from torch.nn import functional
-
-    torch.set_num_threads(1)
-
-    class Generator(nn.Module):
-        def __init__(self, channels_last: bool):
-            super().__init__()
-            self.channels_last = channels_last
-            self.project = nn.Linear(LATENT + CLASSES, 7 * 7 * 2 * CHANNELS, bias=False)
-            self.project_bn = nn.BatchNorm1d(7 * 7 * 2 * CHANNELS, eps=1e-3, momentum=0.1)  # Keras: 1 - .9
-            self.up0 = nn.ConvTranspose2d(2 * CHANNELS, CHANNELS, 4, stride=2, padding=1, bias=False)
-            self.up0_bn = nn.BatchNorm2d(CHANNELS, eps=1e-3, momentum=0.1)
-            self.up1 = nn.ConvTranspose2d(CHANNELS, CHANNELS // 2, 4, stride=2, padding=1, bias=False)
-            self.up1_bn = nn.BatchNorm2d(CHANNELS // 2, eps=1e-3, momentum=0.1)
-            self.image = nn.Conv2d(CHANNELS // 2, 1, 3, padding=1)
-            widths = {"up0": CHANNELS, "up1": CHANNELS // 2}
-            self.scale = nn.ModuleDict({n: nn.Linear(CLASSES, w, bias=False) for n, w in widths.items()})
-            self.shift = nn.ModuleDict({n: nn.Linear(CLASSES, w, bias=False) for n, w in widths.items()})
-
-        def modulated(self, x, condition, name):
-            scale = self.scale[name](condition)[:, :, None, None]
-            return x + x * scale + self.shift[name](condition)[:, :, None, None]
-
-        def forward(self, z, condition):
-            x = functional.relu(self.project_bn(self.project(torch.cat([z, condition], dim=1))))
-            # Either view is in its layout already: no copy.
-            nhwc, nchw = (-1, 7, 7, 2 * CHANNELS), (-1, 2 * CHANNELS, 7, 7)
-            x = x.view(nhwc).permute(0, 3, 1, 2) if self.channels_last else x.view(nchw)
-            x = functional.relu(self.modulated(self.up0_bn(self.up0(x)), condition, "up0"))
-            x = functional.relu(self.modulated(self.up1_bn(self.up1(x)), condition, "up1"))
-            return torch.clip(1.1 * torch.tanh(self.image(x)), -1.0, 1.0)
-
-    class Discriminator(nn.Module):
+    class Gan(keras.Model):
         def __init__(self):
             super().__init__()
-            self.label_map = nn.Linear(CLASSES, 28 * 28)
-            self.down0 = nn.Conv2d(2, CHANNELS, 4, stride=2, padding=1)
-            self.down1 = nn.Conv2d(CHANNELS, 2 * CHANNELS, 4, stride=2, padding=1)
-            self.feature = nn.Linear(7 * 7 * 2 * CHANNELS, 64)
-            self.logit = nn.Linear(64, 1)
-            self.label_embedding = nn.Linear(CLASSES, 64, bias=False)
+            self.generator, self.discriminator = networks.generator, networks.discriminator
+            self.built = True
 
-        def forward(self, image, condition):
-            label_map = self.label_map(condition).view(-1, 1, 28, 28)
-            x = functional.leaky_relu(self.down0(torch.cat([image, label_map], dim=1)), 0.2)
-            x = functional.leaky_relu(self.down1(x), 0.2)
-            x = functional.leaky_relu(self.feature(x.flatten(1)), 0.2)
-            projection = (self.label_embedding(condition) * x).sum(dim=1)
-            return self.logit(x).squeeze(1) + projection
+        def compile(self):
+            super().compile()
+            self.g_optimizer, self.d_optimizer = (keras.optimizers.Adam(4e-4, beta_1=0.5) for _ in range(2))
+            self.g_optimizer.build(self.generator.trainable_variables)
+            self.d_optimizer.build(self.discriminator.trainable_variables)
+            self.loss_of = keras.losses.BinaryCrossentropy(from_logits=True)
 
-    def initialise(module: nn.Module) -> None:
-        """Keras' defaults: losses of the two sides can then be compared."""
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+        def train_step(self, data):
+            real, label = data
+            condition = tf.one_hot(label, CLASSES)
+            rows = tf.shape(real)[0]
+            fake = self.generator([tf.random.normal([rows, LATENT]), condition], training=True)
+            both = tf.concat([fake, 2.0 * real - 1.0], axis=0)
+            targets = tf.concat([tf.zeros([rows]), tf.ones([rows])], axis=0)
+            with tf.GradientTape() as tape:
+                logit = self.discriminator([both, tf.concat([condition] * 2, axis=0)], training=True)
+                d_loss = self.loss_of(targets, logit)
+            weights = self.discriminator.trainable_weights
+            self.d_optimizer.apply(tape.gradient(d_loss, weights), weights)
+            with tf.GradientTape() as tape:
+                fake = self.generator([tf.random.normal([rows, LATENT]), condition], training=True)
+                g_loss = self.loss_of(tf.ones([rows]), self.discriminator([fake, condition], training=True))
+            weights = self.generator.trainable_weights
+            self.g_optimizer.apply(tape.gradient(g_loss, weights), weights)
+            return {"d_loss": d_loss, "g_loss": g_loss}
 
-    def train(channels_last: bool, one_call: bool) -> tuple[float, dict[str, float], list[int]]:
-        torch.manual_seed(0)
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        generator = Generator(channels_last).apply(initialise).to(memory_format=layout)
-        for linear in [*generator.scale.values(), *generator.shift.values()]:
-            nn.init.zeros_(linear.weight)
-        average = Generator(channels_last).to(memory_format=layout)
-        average.load_state_dict(generator.state_dict())
-        discriminator = Discriminator().apply(initialise).to(memory_format=layout)
-        adam = {"lr": 4e-4, "betas": (0.5, 0.999), "eps": 1e-7, "fused": True}
-        generator_adam = torch.optim.Adam(generator.parameters(), **adam)
-        discriminator_adam = torch.optim.Adam(discriminator.parameters(), **adam)
-        weights, averages = (
-            [*net.parameters(), *(b for b in net.buffers() if b.is_floating_point())]
-            for net in (generator, average)
-        )
-        numpy_image, numpy_label = batch()
-        image = torch.from_numpy(numpy_image).permute(0, 3, 1, 2).contiguous(memory_format=layout)
-        label = torch.from_numpy(numpy_label).long()
-        totals = torch.zeros(2)
-        done = 0
+    model = Gan()
+    model.compile()
+    return model
 
-        def run_steps(count: int) -> None:
-            nonlocal done
-            for _ in range(count):
-                real = image * 2 - 1
-                condition = functional.one_hot(label, CLASSES).float()
-                fake = generator(torch.randn(BATCH, LATENT), condition)
 
-                discriminator.requires_grad_(True)
-                if one_call:
-                    both = torch.cat([real, fake.detach()])
-                    logits = discriminator(both, condition.repeat(2, 1))
-                    real_logit, fake_logit = logits.split(BATCH)
-                else:
-                    real_logit = discriminator(real, condition)
-                    fake_logit = discriminator(fake.detach(), condition)
-                discriminator_loss = (
-                    functional.softplus(-real_logit).mean() + functional.softplus(fake_logit).mean()
-                )
-                discriminator_adam.zero_grad(set_to_none=True)
-                discriminator_loss.backward()
-                discriminator_adam.step()
+# The loop ---------------------------------------------------------------------------------------
 
-                discriminator.requires_grad_(False)
-                generator_loss = functional.softplus(-discriminator(fake, condition)).mean()
-                generator_adam.zero_grad(set_to_none=True)
-                generator_loss.backward()
-                generator_adam.step()
 
-                totals.add_(torch.stack([generator_loss.detach(), discriminator_loss.detach()]))
-                decay = min(EMA_DECAY, (1 + done) / (10 + done))
-                with torch.no_grad():
-                    torch._foreach_lerp_(averages, weights, 1 - decay)
-                done += 1
+def loop_side(_: str) -> dict[str, Any]:
+    """Milliseconds of CPU time for a step: in the trainer, and bare."""
+    import tensorflow as tf
 
-        speed = images_per_cpu_second(run_steps)
-        means = (totals / done).tolist()
-        counts = [
-            count_parameters(p.shape for p in n.parameters()) for n in (generator, discriminator)
-        ]
-        return (
-            speed,
-            dict(zip(("generator_loss", "discriminator_loss"), means, strict=True)),
-            counts,
-        )
+    from train import data, loop, optimizers, presets, strategy
 
-    speeds = {}
-    for channels_last in (True, False):
-        for one_call in (True, False):
-            name = "channels_last" if channels_last else "contiguous"
-            speed, losses, counts = train(channels_last, one_call)
-            speeds[f"{name}, {'one call' if one_call else 'two calls'}"] = speed
+    config = presets.load("cnn_digits")
+    config.data.batch_size, config.steps, config.checkpoint_every = LOOP_BATCH, LOOP_STEPS, 10 * LOOP_STEPS
+    config.eval_every = config.preview_every = 10 * LOOP_STEPS
+    digits = data.load("digits")
+    model = ours_like(config, digits)
+    model.compile(optimizers.make(config.optimizer, config.steps))
+    iterator = iter(digits.train_batches(config.data, seed=0))
+    step = tf.function(model.train_step)
+    seconds: dict[str, list[float]] = {"trainer": [], "bare": []}
+    left = time.process_time()
+
+    def turn() -> int:
+        """Called by the trainer before each call of its compiled loop."""
+        nonlocal left
+        seconds["trainer"].append(time.process_time() - left)
+        start = time.process_time()
+        for _ in range(config.steps_per_execution):
+            step(next(iterator))
+        left = time.process_time()
+        seconds["bare"].append(left - start)
+        return 0
+
+    with tempfile.TemporaryDirectory() as folder:
+        loop.train(config, pathlib.Path(folder, "run"), digits, strategy.make("one_device"), turn)
+    settled = LOOP_STEPS // config.steps_per_execution // 5  # both are traced by then, lines are written
     return {
-        "version": torch.__version__,
-        "generator": counts[0],
-        "discriminator": counts[1],
-        "losses": losses,
-        "images_per_cpu_s": speeds,
+        "version": metadata.version("tensorflow"),
+        "losses": [0.0],
+        "speed": {
+            side: 1e3 * float(np.mean(of[settled:])) / config.steps_per_execution
+            for side, of in seconds.items()
+        },
     }
+
+
+def ours_like(config: Any, data: Any) -> Any:
+    import dataclasses
+
+    import zoo
+
+    known = {field.name for field in dataclasses.fields(config.model)}
+    decided = {name: value for name, value in data.for_model.items() if name in known}
+    return zoo.build(config.family, dataclasses.replace(config.model, **decided))
 
 
 # Comparison -------------------------------------------------------------------------------------
 
-SIDES = {"tensorflow": tensorflow_side, "torch": torch_side}
+
+def torch_side(name: str) -> dict[str, Any]:
+    import train_bench_torch
+
+    return train_bench_torch.measured(name, speed(name))
 
 
-def run_side(side: str) -> dict[str, Any]:
+SIDES = {"tensorflow": tensorflow_side, "torch": torch_side, "keras": keras_side, "loop": loop_side}
+
+
+def run_side(side: str, name: str) -> dict[str, Any]:
     """Runs one side in a process of its own; the last line it prints is its result."""
-    command = [sys.executable, __file__, f"--side={side}"]
-    done = subprocess.run(
-        command, env=os.environ | ONE_THREAD, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, __file__, f"--side={side}", f"--models={name}"]
+    done = subprocess.run(command, env=os.environ | ONE_THREAD, capture_output=True, text=True, check=False)
     if done.returncode:
-        sys.exit(f"error: the {side} side failed:\n{done.stderr[-2000:]}")
+        sys.exit(f"error: {name} by {side} failed:\n{done.stderr[-2000:]}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    if not np.isfinite(list(result["losses"].values())).all():
-        sys.exit(f"error: the {side} side's losses are not finite: {result['losses']}")
+    if not np.isfinite(result["losses"]).all():
+        sys.exit(f"error: the losses of {name} by {side} are not finite: {result['losses']}")
     return result
 
 
-def compare() -> None:
+def compare(models: list[str], rounds: int) -> None:
     from train import card
 
     speeds: dict[str, list[float]] = {}
-    for number in range(ROUNDS):
-        sides = {side: run_side(side) for side in SIDES}
-        for network in ("generator", "discriminator"):
-            ours, theirs = (sides[side][network] for side in SIDES)
-            if ours != theirs:
-                sys.exit(f"error: {network} has {ours:,} parameters here, {theirs:,} in PyTorch")
-        for side, result in sides.items():
-            for form, speed in result["images_per_cpu_s"].items():
-                speeds.setdefault(f"{side}: {form}", []).append(speed)
-        print(f"round {number + 1} of {ROUNDS} done", file=sys.stderr)
-    medians = {form: statistics.median(values) for form, values in speeds.items()}
-    ours = medians["tensorflow: zoo.gan"]
-    best = max((f for f in medians if f.startswith("torch")), key=medians.__getitem__)
-    ratio = ours / medians[best]
+    parameters: dict[str, int] = {}
+    versions = {"python": platform.python_version()}
+    for number in range(rounds):
+        for name in models:
+            sides = {side: run_side(side, name) for side in ("tensorflow", "torch", "keras")}
+            counts = {side: sides[side]["parameters"] for side in ("tensorflow", "torch")}
+            # PyTorch's recurrent layers have every bias twice.
+            if name in CONVOLUTIONAL and len(set(counts.values())) > 1:
+                sys.exit(f"error: {name} learns different numbers of numbers: {counts}")
+            parameters[name] = counts["tensorflow"]
+            for side, result in sides.items():
+                versions[side] = result["version"]
+                for form, value in result["speed"].items():
+                    speeds.setdefault(f"{name}: {side}: {form}", []).append(value)
+        for form, value in run_side("loop", models[0])["speed"].items():
+            speeds.setdefault(f"loop: {form}", []).append(value)
+        print(f"round {number + 1} of {rounds} done", file=sys.stderr)
 
-    print(f"{'images per CPU second, one thread':<40}{'median':>8}{'lowest':>8}{'highest':>8}")
+    best = {form: max(values) for form, values in speeds.items()}
+    step = {form: min(speeds[f"loop: {form}"]) for form in ("trainer", "bare")}  # milliseconds
+
+    def fastest(name: str, side: str, precision: str) -> float:
+        return max((v for k, v in best.items() if k.startswith(f"{name}: {side}: {precision}")), default=0.0)
+
+    ratios: dict[str, float] = {}
+    for name in models:
+        zoo = fastest(name, "tensorflow", "float32")
+        ratios[f"{name}, float32, over PyTorch"] = zoo / fastest(name, "torch", "float32")
+        if name in CONVOLUTIONAL:
+            other = fastest(name, "torch", "bfloat16")
+            ratios[f"{name}, bfloat16, over PyTorch"] = fastest(name, "tensorflow", "bfloat16") / other
+        ratios[f"{name}, float32, over fit"] = zoo / fastest(name, "keras", "float32")
+    ratios["trainer over bare step"] = step["trainer"] / step["bare"]
+
+    print(f"{'rows per CPU second, one thread (loop: ms)':<56}{'highest':>10}{'lowest':>10}")
     for form, values in speeds.items():
-        print(f"{form:<40}{medians[form]:>8.0f}{min(values):>8.0f}{max(values):>8.0f}")
-    print(f"zoo.gan / best of PyTorch ({best.removeprefix('torch: ')}): {ratio:.2f}")
+        print(f"{form:<56}{max(values):>10.1f}{min(values):>10.1f}")
+    for what, ratio in ratios.items():
+        print(f"{what:<56}{ratio:>10.2f}")
+
+    def told(end: str) -> str:
+        shown = [f"{name} {ratios[f'{name}, {end}']:.2f}" for name in models if f"{name}, {end}" in ratios]
+        return ", ".join(shown)
 
     result = {
-        "what": "GAN training step, 28x28x1, batch 64, images per CPU second, one thread",
-        "summary": f"GAN training step at 28x28, batch 64: {ratio:.2f} x the images per CPU second of the"
-        " same networks in PyTorch",
-        "ratio": round(ratio, 3),
-        "best_of_torch": best,
-        "median": {form: round(value, 1) for form, value in medians.items()},
+        "what": "training steps; rows (images, characters) per CPU second, one thread",
+        "summary": "Training against the same networks in PyTorch:"
+        f" {told('float32, over PyTorch')} x its speed in float32, {told('bfloat16, over PyTorch')} x in"
+        f" bfloat16; against keras.io's `fit`: {told('float32, over fit')} x; the loop adds"
+        f" {ratios['trainer over bare step'] - 1:.1%} to a step of {step['bare']:.0f} ms",
+        "ratio": {what: round(ratio, 3) for what, ratio in ratios.items()},
         "rounds": {form: [round(v, 1) for v in values] for form, values in speeds.items()},
-        "parameters": {n: sides["torch"][n] for n in ("generator", "discriminator")},
-        "losses": {side: sides[side]["losses"] for side in SIDES},
-        "versions": {
-            "python": platform.python_version(),
-            "keras": metadata.version("keras"),
-            **{side: sides[side]["version"] for side in SIDES},
-        },
+        "parameters": parameters,
+        "versions": versions,
         "hardware": card.hardware(),
         "command": "make bench-train",
     }
+    if models != list(MODELS):  # a part is no result to keep
+        return
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
     print(f"written: {RESULTS}")
@@ -305,13 +365,15 @@ def compare() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", default=",".join(MODELS), help="which rows; a part is not written down")
+    parser.add_argument("--rounds", type=int, default=2)
     # What the comparison starts its child processes with.
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    side = parser.parse_args().side
-    if side:
-        print(json.dumps(SIDES[side]()))
+    arguments = parser.parse_args()
+    if arguments.side:
+        print(json.dumps(SIDES[arguments.side](arguments.models)))
     else:
-        compare()
+        compare(arguments.models.split(","), arguments.rounds)
 
 
 if __name__ == "__main__":
