@@ -63,7 +63,7 @@ bench-rnn: .venv/.torch ## the language model's writing and training against PyT
 bench-style: .venv/.torch ## style transfer against PyTorch and the keras.io example (half an hour)
 	$(VENV)/python tests/bench/style_bench.py
 
-bench-stylizer: setup ## the stylizer against optimisation (an hour)
+bench-stylizer: setup ## the stylizer against optimisation (20 minutes; all pairs: --every=1, an hour)
 	$(VENV)/python tests/bench/stylizer_bench.py
 
 bench-serve: setup ## the model server against the same signatures called in process

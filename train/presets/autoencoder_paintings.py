@@ -21,7 +21,9 @@ GATES = (
 def get_config() -> Config:
     config = autoencoder_mnist.get_config()
     config.name = "autoencoder_paintings"
-    config.model = autoencoder.Config(code_dim=256, hidden=0, max_channels=128, denoiser_channels=24)
+    config.model = autoencoder.Config(
+        image_shape=(64, 64, 3), code_dim=256, hidden=0, max_channels=128, denoiser_channels=24
+    )
     config.data = Data(name="paintings", image_size=64, batch_size=32, augment=Augment(flip=True, zoom=0.1))
     config.steps = 3000
     config.steps_per_execution = 25

@@ -23,9 +23,7 @@ def get_config() -> Config:
         name="cnn_mnist",
         family="cnn",
         model=cnn.Config(stem=32, widths=(64, 128), label_smoothing=0.05),
-        data=Data(
-            name="mnist", batch_size=128, augment=Augment(shift=2, rotate=10.0, zoom=0.1)
-        ),
+        data=Data(name="mnist", batch_size=128, augment=Augment(shift=2, rotate=10.0, zoom=0.1)),
         optimizer=Optimizer(
             name=OptimizerName.ADAMW,
             learning_rate=3e-3,

@@ -27,9 +27,7 @@ def get_config() -> Config:
         name="gan_paintings",
         family="gan",
         model=gan.Config(latent_dim=96, channels=32, max_channels=128, augment=True),
-        data=Data(
-            name="paintings", image_size=64, batch_size=32, augment=Augment(flip=True)
-        ),
+        data=Data(name="paintings", image_size=64, batch_size=32, augment=Augment(flip=True)),
         optimizer=Optimizer(learning_rate=2e-4, beta_1=0.5, schedule=Schedule.LINEAR_TAIL),
         steps=4500,
         steps_per_execution=25,
