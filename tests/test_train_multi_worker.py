@@ -78,8 +78,8 @@ def test_two_workers_learn_what_one_device_learns_and_one_of_them_writes(tmp_pat
     assert not list((tmp_path / "temporary").iterdir())
 
 
-CHANGES = {"log_every": 5, "eval_every": 200, "preview_every": 200, "checkpoint_every": 10}
-CHANGES |= {"steps": 200, "steps_per_execution": 4}
+CHANGES = {"log_every": 5, "eval_every": 120, "preview_every": 120, "checkpoint_every": 10}
+CHANGES |= {"steps": 120, "steps_per_execution": 4}
 
 
 def _pair(workdir):
@@ -133,4 +133,4 @@ def test_workers_stop_together_and_come_back_after_one_was_killed(tmp_path):
         setattr(alone, name, value)
     loop.train(alone, tmp_path / "alone", data.load("digits"), strategy.make("one_device"))
     for a, b in zip(losses(workdir), losses(tmp_path / "alone"), strict=True):
-        assert a == pytest.approx(b, abs=1e-2)  # two hundred steps of a GAN
+        assert a == pytest.approx(b, abs=1e-2)  # a hundred and twenty steps of a GAN
