@@ -65,8 +65,8 @@ def measure(export: pathlib.Path, data: DataSet, paths: Mapping[str, str] | None
     with served.serve(export) as model:
         latencies = model.latencies()
         report = evaluate.evaluate(model, model.family, data, paths)
-    size = sum(path.stat().st_size for path in blessing.files(export)) / 1e6
-    return Measured(digest, report, blessing.flat(report) | latencies | {"size_mb": size})
+    figures = blessing.flat(report) | latencies | {"size_mb": blessing.megabytes(export)}
+    return Measured(digest, report, figures)
 
 
 def bless(

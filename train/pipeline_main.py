@@ -121,7 +121,7 @@ def _run(stages: line.Line, base: pathlib.Path, memory: pathlib.Path) -> str:
         ["serving.export_main", f"--workdir={trained.output}", f"--base_dir={candidates}"],
         output=lambda: _versions(candidates / name)[-1],
         digest=_export_digest,
-        what=lambda path: f"{shown(path)}: {_megabytes(path):.1f} MB",
+        what=lambda path: f"{shown(path)}: {blessing.megabytes(path):.1f} MB",
     )
 
     # 4. Evaluate, and bless or not.
@@ -191,10 +191,6 @@ def _versions(parent: pathlib.Path) -> list[pathlib.Path]:
 
 def _export_digest(export: pathlib.Path) -> str:
     return blessing.digest(export) if (export / "saved_model.pb").is_file() else ""
-
-
-def _megabytes(folder: pathlib.Path) -> float:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
 
 
 def _judgement(export: pathlib.Path) -> str:

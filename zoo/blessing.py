@@ -59,6 +59,11 @@ def files(export: pathlib.Path) -> list[pathlib.Path]:
     return sorted(p for p in export.rglob("*") if p.is_file() and p not in judged)
 
 
+def megabytes(export: pathlib.Path) -> float:
+    """The size of an export's `files`; a megabyte is a million bytes."""
+    return sum(path.stat().st_size for path in files(export)) / 1e6
+
+
 def digest(export: pathlib.Path) -> str:
     """`sha256:<hex>` of the names and the contents of an export's `files`.
 
