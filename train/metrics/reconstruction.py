@@ -2,7 +2,7 @@
 
 import io
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,8 @@ def report(model: base.Judged, data: ImageData) -> dict[str, Any]:
         `bytes_per_image` the two are.
     """
     train, test = (_floats(split.images) for split in (data.train, data.test))
-    reconstructed = _answers(model, "reconstruct", image=test)
+    signatures = model.signatures()
+    reconstructed = _answers(signatures["reconstruct"], image=test)
     errors = np.mean(np.square(np.asarray(reconstructed, np.float64) - test), axis=(1, 2, 3))
     some = _pick(test, DENOISED, seed=0)
     tuned = max(TUNED_VALUES // train[0].size, TUNED_LEAST)
@@ -66,8 +67,8 @@ def report(model: base.Judged, data: ImageData) -> dict[str, Any]:
             "mse": mse(test, reconstructed),
             "psnr": psnr(test, reconstructed),
             "pca_mse": mse(test, principal_components(train, test, model.config.code_dim)),
-            **_denoising(model, _pick(train, min(tuned, 200), seed=1), some),
-            **_compression(model, some),
+            **_denoising(signatures, _pick(train, min(tuned, 200), seed=1), some),
+            **_compression(signatures, some),
         },
         "slices": {"mse": by_class(errors, data.test.labels, data.class_names)},
         "n_test": len(test),
@@ -85,12 +86,11 @@ def _pick(images: NDArray[Any], count: int, seed: int) -> NDArray[Any]:
     return images[np.random.default_rng(seed).permutation(len(images))[:count]]
 
 
-def _answers(model: base.Judged, signature: str, **inputs: Any) -> NDArray[Any]:
+def _answers(signature: base.Signature, **inputs: Any) -> NDArray[Any]:
     """The one output of a signature for any number of rows."""
-    function = model.signatures()[signature]
     answers = []
     for i in range(0, len(next(iter(inputs.values()))), _BATCH):
-        (answer,) = function(**{k: tf.constant(v[i : i + _BATCH]) for k, v in inputs.items()}).values()
+        (answer,) = signature(**{k: tf.constant(v[i : i + _BATCH]) for k, v in inputs.items()}).values()
         answers.append(answer.numpy())
     return np.concatenate(answers)
 
@@ -182,12 +182,14 @@ def classical_denoisers(
     return found
 
 
-def _denoising(model: base.Judged, train: NDArray[Any], test: NDArray[Any]) -> dict[str, float]:
+def _denoising(
+    signatures: Mapping[str, base.Signature], train: NDArray[Any], test: NDArray[Any]
+) -> dict[str, float]:
     found = {}
     for kind, strength in STRENGTHS.items():
         spoilt = corrupted(test, kind, strength, seed=0)
         found[f"{kind}_before_psnr"] = psnr(test, spoilt)
-        found[f"{kind}_psnr"] = psnr(test, _answers(model, "denoise", image=spoilt))
+        found[f"{kind}_psnr"] = psnr(test, _answers(signatures["denoise"], image=spoilt))
     classical = classical_denoisers(
         train,
         corrupted(train, "gaussian", SIGMA, seed=1),
@@ -200,10 +202,10 @@ def _denoising(model: base.Judged, train: NDArray[Any], test: NDArray[Any]) -> d
 # Compression ------------------------------------------------------------------------------------
 
 
-def _compression(model: base.Judged, images: NDArray[Any]) -> dict[str, float]:
+def _compression(signatures: Mapping[str, base.Signature], images: NDArray[Any]) -> dict[str, float]:
     pictures = [to_pil(np.round(image * 255).astype(np.uint8)) for image in images]
-    sent = _answers(model, "compress", image_bytes=[_encoded(p, "PNG") for p in pictures])
-    back = _answers(model, "decompress", code_bytes=sent)
+    sent = _answers(signatures["compress"], image_bytes=[_encoded(p, "PNG") for p in pictures])
+    back = _answers(signatures["decompress"], code_bytes=sent)
     answers = np.stack([_decoded(picture) for picture in back])
     size = float(np.mean([len(code) for code in sent]))
     reached = psnr(images, answers)
