@@ -26,6 +26,9 @@ _STOP_SECONDS = 70.0
 
 _LOG_TAIL_LINES = 20
 
+# Environment variable: the descriptor of a pipe that its launcher holds open.
+LIFELINE = "ATELIER_LIFELINE"
+
 
 class LaunchedServer:
     """A running server: its address, its process and its log."""
@@ -86,10 +89,17 @@ def launch(
         # The package may be a checkout that is only on this process's path.
         root = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-        with log_path.open("wb") as log:
-            process = subprocess.Popen(
-                command, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": path}
-            )
+        # The server ends when this pipe does: also when this process is killed, and can stop nobody.
+        theirs, ours = os.pipe()
+        stack.callback(os.close, ours)
+        environment = {**os.environ, "PYTHONPATH": path, LIFELINE: str(theirs)}
+        try:
+            with log_path.open("wb") as log:
+                process = subprocess.Popen(
+                    command, stdout=log, stderr=log, env=environment, pass_fds=[theirs]
+                )
+        finally:
+            os.close(theirs)
         server = LaunchedServer(f"127.0.0.1:{port}", process, log_path)
         stack.callback(server.stop)
         _wait_until_ready(server, port, timeout)

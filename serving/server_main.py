@@ -21,6 +21,7 @@ from types import FrameType
 
 from serving import engine
 from serving.errors import ServerNotStarted
+from serving.launch import LIFELINE
 
 # How long requests in flight may take to finish after SIGTERM.
 _DRAIN_SECONDS = 60.0
@@ -263,6 +264,7 @@ def main(argv: list[str] | None = None) -> int:
         for argument in unknown:
             print(f"unknown argument: {argument}")
         print(usage(program), end="", flush=True)
+    _end_with_the_launcher()
 
     engine_name = str(values.pop("engine"))
     if engine_name != "embedded":
@@ -312,6 +314,17 @@ def main(argv: list[str] | None = None) -> int:
     asked_to_stop.wait()
     running.stop(_DRAIN_SECONDS)
     return 0
+
+
+def _end_with_the_launcher() -> None:
+    """A launcher that was killed cannot stop its server."""
+    if lifeline := os.environ.pop(LIFELINE, ""):
+
+        def wait() -> None:
+            os.read(int(lifeline), 1)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        threading.Thread(target=wait, name="lifeline", daemon=True).start()
 
 
 def _not_installed() -> int:

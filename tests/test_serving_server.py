@@ -212,8 +212,7 @@ PREDICT_ERRORS = [
     (
         _request(x=_row(1, 2, 3), outputs=("q",)),
         "INVALID_ARGUMENT",
-        "output tensor alias not found in signature: q Outputs expected to be in the set "
-        "{image,y}.",
+        "output tensor alias not found in signature: q Outputs expected to be in the set {image,y}.",
     ),
     (
         _request(x=_row(1, 2, 3), outputs=("y", "y")),
@@ -331,9 +330,7 @@ def test_status_s_errors(models, name, version, code, text):
 
 @pytest.mark.parametrize("service", ["", "ModelService", "PredictionService"])
 def test_health_is_served_behind_its_flag(channel, service):
-    response = health_pb2_grpc.HealthStub(channel).Check(
-        health_pb2.HealthCheckRequest(service=service)
-    )
+    response = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service))
     assert response.status == health_pb2.HealthCheckResponse.SERVING
 
 
@@ -353,9 +350,7 @@ def test_the_unix_socket_answers_too(running, model_base):
 def test_unknown_arguments_are_reported_and_the_server_starts(running):
     assert "unknown argument: --no_such_flag=1" in running.log()
     assert "unknown argument: --port 8500" in running.log()
-    assert f"Running gRPC ModelServer at 0.0.0.0:{running.address.partition(':')[2]} ..." in (
-        running.log()
-    )
+    assert f"Running gRPC ModelServer at 0.0.0.0:{running.address.partition(':')[2]} ..." in (running.log())
 
 
 # --- Versions that come and go -------------------------------------------------------------------
@@ -420,8 +415,7 @@ def test_damaged_versions_leave_what_serves_in_place(stub, models, model_base):
     assert ask() == 2
     assert error(3) == (
         grpc.StatusCode.NOT_FOUND.value[0],
-        "Could not find SavedModel .pb or .pbtxt at supplied export directory path: "
-        f"{model_base}/damaged/3",
+        f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {model_base}/damaged/3",
     )
 
     # Variables cut off: the graph is whole, the weights are not.
@@ -436,9 +430,7 @@ def test_damaged_versions_leave_what_serves_in_place(stub, models, model_base):
     assert ask() == 7
 
 
-def test_a_missing_base_path_unloads_nothing_an_empty_one_everything(
-    running, stub, models, model_base
-):
+def test_a_missing_base_path_unloads_nothing_an_empty_one_everything(running, stub, models, model_base):
     request = _request("leaving", x=_row(1, 0, 0))
     os.rename(model_base / "leaving", model_base / "elsewhere")
     _await(lambda: "Could not find base path" in running.log(), "a complaint")
@@ -470,6 +462,34 @@ def test_sigterm_lets_requests_in_flight_finish(model_base):
             assert slow.result().outputs["y"].int_val[0] == 300_000
         with Client.connect(launched.address) as client, pytest.raises(ServerUnavailable):
             client.predict("dense", {"x": [[1, 2, 3]]})
+
+
+LAUNCHER = """
+import pathlib, sys, time
+from serving.launch import launch
+with launch(("dense", pathlib.Path(sys.argv[1]) / "dense")) as server:
+    print(server.process.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_launched_server_ends_with_its_killed_launcher(model_base: Path) -> None:
+    command = [sys.executable, "-c", LAUNCHER, str(model_base)]
+    root = Path(__file__).resolve().parents[1]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as launcher:
+        server = int(launcher.stdout.readline())  # type: ignore[union-attr]
+        launcher.kill()
+    deadline = time.monotonic() + 30
+    while _runs(server):
+        assert time.monotonic() < deadline, "the server goes on alone"
+        time.sleep(0.05)
+
+
+def _runs(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_a_model_that_cannot_load_ends_the_start(tmp_path):
@@ -563,8 +583,7 @@ MODEL = 'config { name: "m" base_path: "/m" model_platform: "tensorflow" }'
         (
             None,
             {"model_base_path": "models/m", "model_name": "m"},
-            "INVALID_ARGUMENT: Expected model m to have an absolute path or URI; got "
-            "base_path()=models/m",
+            "INVALID_ARGUMENT: Expected model m to have an absolute path or URI; got base_path()=models/m",
         ),
         (
             f"model_config_list {{ {MODEL} {MODEL} }}",
@@ -608,10 +627,7 @@ def test_wrong_options_end_the_start_with_upstream_s_text(tmp_path, config, chan
 def test_an_unparsable_config_is_reported_where_tools_look(tmp_path, capsys):
     with pytest.raises(tf.errors.InvalidArgumentError):
         server.Server(_options(tmp_path, "model_config_list {\n  nonsense\n}"))
-    assert (
-        "Error parsing text-format tensorflow.serving.ModelServerConfig: 2:3:"
-        in capsys.readouterr().err
-    )
+    assert "Error parsing text-format tensorflow.serving.ModelServerConfig: 2:3:" in capsys.readouterr().err
 
 
 def test_a_port_in_use_ends_the_start(model_base):
