@@ -2,6 +2,9 @@
 
 python -m train.main --config=autoencoder_paintings --workdir=runs/autoencoder_paintings --data_dir=<dir with
 paintings/>
+
+2 shared cores of a Xeon at 2.5 GHz, 12 minutes: MSE 0.00856, where 256 principal components have 0.00729, and
+non-local means takes away noise better by 0.9 dB: too short a run to keep weights of.
 """
 
 from train.config import Config, Data

@@ -1,6 +1,9 @@
 """VAE on six painting styles, 64x64, of their 256 levels of red, green and blue.
 
 python -m train.main --config=vae_paintings --workdir=runs/vae_paintings --data_dir=<dir with paintings/>
+
+2 shared cores of a Xeon at 2.5 GHz, 13 minutes: -ELBO 57527 nats (6.75 bits for each number);
+palettes and blurred shapes. No weights of it are kept: they are 7.5 MB.
 """
 
 from train.config import Config, Data, Optimizer, Schedule
