@@ -35,11 +35,24 @@ class Running:
         return subprocess.CompletedProcess(self.command, status, **told)
 
 
+def on_a_full_disk(size: int, command: list[str]) -> list[str]:
+    """The command in a process whose files may not grow past `size` bytes: what a full disk does to a write.
+
+    Not by subprocess' `preexec_fn`: that forks, and gRPC's threads, where there are some, do not survive it.
+    """
+    limit = "import os, resource, sys; size = int(sys.argv[1])"
+    limit += "; resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)); os.execv(sys.argv[2], sys.argv[2:])"
+    return [sys.executable, "-c", limit, str(size), *command]
+
+
 def run_main(module: str, *flags: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """`python -m <module> <flags>` from the repository's root; `options` are subprocess.run's."""
+    """`python -m <module> <flags>` from the repository's root; `options` are subprocess.run's, and
+    `file_size` for `on_a_full_disk`."""
     if not options:
         return Running(module, *flags).ends()
     command = [sys.executable, "-m", module, *map(str, flags)]
+    if "file_size" in options:
+        command = on_a_full_disk(options.pop("file_size"), command)
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_SECONDS, **options)
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny
-from binaries import ROOT, run_main
+from binaries import ROOT, on_a_full_disk, run_main
 
 import zoo
 from serving import client as client_lib
@@ -218,24 +217,24 @@ def test_a_checkout_exports_from_any_folder_and_a_full_disk_is_one_line(exported
     family, model, _ = exported
     workdir, base = _workdir(tmp_path, family, model), tmp_path / "models"
 
-    def run(**options):
+    command = [sys.executable, "-c", ELSEWHERE, str(ROOT), f"--workdir={workdir}", f"--base_dir={base}"]
+
+    def run(command):
         return subprocess.run(
-            [sys.executable, "-c", ELSEWHERE, str(ROOT), f"--workdir={workdir}", f"--base_dir={base}"],
+            command,
             cwd=tmp_path,
             env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
             capture_output=True,
             text=True,
-            **options,
         )
 
-    # Files may not grow past a few blocks: what a full disk does to a write. More than the copy of its own
-    # source that autograph writes while a signature is traced.
-    full = run(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)))
+    # Larger than the copy of its own source that autograph writes while a signature is traced.
+    full = run(on_a_full_disk(20_000, command))
     assert full.returncode == 2
     assert _complaints(full.stderr) == 1 and "Traceback" not in full.stderr
     assert f"cannot write the export to {base / 'run'} (" in full.stderr
     assert os.listdir(base / "run") == []
-    done = run()
+    done = run(command)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{base / 'run' / '1'}\n"
 

@@ -11,7 +11,6 @@ import json
 import os
 import random
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -486,7 +485,7 @@ def test_a_full_disk_is_one_line_and_publishes_nothing(tmp_path):
     export = fake(tmp_path / "candidates", "weights" * 10_000)
     done = run_push(
         *("push", export, f"--base_dir={tmp_path}/served"),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000)),
+        file_size=5000,
     )
     assert done.returncode == 2
     assert re.fullmatch(r"error: cannot copy \S+ to \S+ \(.*File too large.*\)\n", done.stderr)
