@@ -60,7 +60,7 @@ bench-rnn: .venv/.torch ## the language model's writing and training against PyT
 	$(VENV)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@touch $@
 
-bench-style: .venv/.torch ## style transfer against PyTorch and the keras.io example (half an hour)
+bench-style: .venv/.torch ## style transfer against PyTorch and the keras.io example (two hours of one core)
 	$(VENV)/python tests/bench/style_bench.py
 
 bench-stylizer: setup ## the stylizer against optimisation (20 minutes; all pairs: --every=1, an hour)

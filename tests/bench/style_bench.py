@@ -1,6 +1,6 @@
 """Gatys' style transfer: a step against PyTorch and the keras.io example, and how fast the loss falls.
 
-    make bench-style            (or: python tests/bench/style_bench.py [--short] [--without_torch])
+    make bench-style            (or: python tests/bench/style_bench.py [--short] [steps descent example])
 
 Tübingen in the manner of The Starry Night at 256x256, with the weights in ../shared/data/vgg19. Each side
 runs in a process of its own with one thread, and its time is CPU time (`time.process_time`), so that a busy
@@ -33,6 +33,7 @@ DATA = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data"
 WEIGHTS = DATA / "vgg19" / "vgg19_imagenet_notop_q8.h5"
 PICTURES = ("content_images/tubingen.jpg", "style_images/van_gogh_starry_night_1889.jpg")
 RESULTS = pathlib.Path(__file__).parent / "results" / "style.json"
+PARTS = ("steps", "descent", "example")
 STYLE_LAYERS = tuple(f"block{block}_conv1" for block in range(1, 6))
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
@@ -49,7 +50,7 @@ class Plan:
     """How much is measured."""
 
     side: int = 256  # pixels
-    rounds: int = 3
+    rounds: int = 2
     warm_up: int = 3
     steps: int = 10
     evaluations: int = 100
@@ -97,7 +98,8 @@ def zoo_side(plan: Plan, dtype: str) -> dict[str, Any]:
     states = [minimizers.adam_start(tf.constant(content.reshape(-1)), tf.constant(1000), 0.05)]
 
     def step() -> None:
-        states.append(advance(states.pop(), *objective(states[0].trial)))
+        state = states.pop()
+        states.append(advance(state, *objective(state.trial)))
 
     loss = float(objective(states[0].trial)[0])
     return {"seconds": {"zoo.gatys": seconds_per_step(step, plan)}, "loss": loss}
@@ -305,85 +307,86 @@ def run_side(side: str, short: bool, kernels: pathlib.Path) -> dict[str, Any]:
     return result
 
 
-def compare(short: bool, with_torch: bool) -> None:
-    from train import card
-
-    plan = SHORT if short else Plan()
-    steps = ["zoo float32", "zoo bfloat16", *["torch float32", "torch bfloat16"] * with_torch]
+def steps(plan: Plan, short: bool) -> dict[str, Any]:
+    """CPU seconds of a step of each side, the sides in turns."""
     seconds: dict[str, list[float]] = {}
     losses: dict[str, float] = {}
-    versions = {}
+    version = ""
     with tempfile.TemporaryDirectory() as folder:
         kernels = pathlib.Path(folder, "kernels.npz")
-        if with_torch:
-            write_kernels(kernels)
+        write_kernels(kernels)
         for number in range(plan.rounds):
-            for side in steps:
+            for side in ("zoo float32", "zoo bfloat16", "torch float32", "torch bfloat16"):
                 result = run_side(side, short, kernels)
                 for form, value in result["seconds"].items():
                     seconds.setdefault(f"{side}, {form}", []).append(value)
                 losses[side] = result["loss"]
-                versions["torch"] = result.get("version", versions.get("torch"))
+                version = result.get("version", version)
             print(f"round {number + 1} of {plan.rounds} done", file=sys.stderr)
-        fallen = run_side("descent", short, kernels)
-        keras_io = run_side("example", short, kernels)
     for side, loss in losses.items():
         if not np.isclose(loss, losses["zoo float32"], rtol=0.02):
             sys.exit(f"error: the sides do not compute the same loss: {losses} ({side})")
-    medians = {form: statistics.median(values) for form, values in seconds.items()}
-    medians |= keras_io["seconds"]
-    ratios = {"to keras.io's example": medians["zoo float32, zoo.gatys"] / medians["keras.io example"]}
-    for kind in ("float32", "bfloat16") if with_torch else ():
-        best = min(value for form, value in medians.items() if form.startswith(f"torch {kind}"))
-        ratios[f"to PyTorch in {kind}"] = medians[f"zoo {kind}, zoo.gatys"] / best
-    lbfgs, adam, shorter = (fallen[name] for name in ("lbfgs", "adam", "lbfgs, bfloat16"))
-    first = lbfgs["losses"]["1"]
-    quality = {
-        "loss left": lbfgs["loss_in_float32"] / first,
-        "Adam's to L-BFGS' loss": adam["loss_in_float32"] / lbfgs["loss_in_float32"],
-        "bfloat16's to float32's loss": shorter["loss_in_float32"] / lbfgs["loss_in_float32"],
-    }
-    to_loss = keras_io["seconds_to_loss"]
-    ratios["to keras.io's example, to its loss"] = to_loss["zoo.gatys"] / to_loss["keras.io example"]
+    return {"seconds": seconds, "torch": version}
 
-    for form, value in medians.items():
-        print(f"{form:<40}{value:>8.3f} CPU s a step")
-    for name, value in {**ratios, **quality}.items():
-        print(f"{name:<40}{value:>8.3f}")
-    print(f"L-BFGS by evaluations: {lbfgs['losses']}; Adam: {adam['losses']}")
-    print(f"evaluations to the example's loss: {keras_io['evaluations_to_loss']}")
-    if short:
-        print("a trial at 128x128: nothing was written")
-        return
 
-    against = ", ".join(f"{value:.2f} x the time {name}" for name, value in ratios.items())
-    result = {
-        "what": f"Gatys' style transfer at {plan.side}x{plan.side}, CPU seconds, one thread",
-        "summary": f"Gatys at {plan.side}x{plan.side}: {quality['loss left']:.1%} of the loss left after"
-        f" {plan.evaluations} evaluations of L-BFGS; {against}",
-        "ratios": {name: round(value, 3) for name, value in ratios.items()},
-        "quality": {name: round(value, 4) for name, value in quality.items()},
-        "median": {form: round(value, 4) for form, value in medians.items()},
-        "rounds": {form: [round(v, 4) for v in values] for form, values in seconds.items()},
-        "descent": fallen,
-        "keras_io": keras_io,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("keras", "tensorflow")},
-            **versions,
-        },
-        "hardware": card.hardware(),
-        "command": "make bench-style",
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"written: {RESULTS}")
+def figures(parts: dict[str, Any]) -> dict[str, float]:
+    """The ratios of the parts that were run."""
+    found: dict[str, float] = {}
+    step = {form: statistics.median(v) for form, v in parts.get("steps", {}).get("seconds", {}).items()}
+    for kind in ("float32", "bfloat16") if step else ():
+        best = min(value for form, value in step.items() if form.startswith(f"torch {kind}"))
+        found[f"a step in {kind} to PyTorch's"] = step[f"zoo {kind}, zoo.gatys"] / best
+    if "descent" in parts:
+        lbfgs, adam, shorter = (parts["descent"][name] for name in ("lbfgs", "adam", "lbfgs, bfloat16"))
+        found["loss left by L-BFGS"] = lbfgs["loss_in_float32"] / lbfgs["losses"]["1"]
+        found["Adam's loss to L-BFGS'"] = adam["loss_in_float32"] / lbfgs["loss_in_float32"]
+        found["bfloat16's loss to float32's"] = shorter["loss_in_float32"] / lbfgs["loss_in_float32"]
+    if "example" in parts:
+        to_loss = parts["example"]["seconds_to_loss"]
+        found["time to the keras.io example's loss to its own"] = (
+            to_loss["zoo.gatys"] / to_loss["keras.io example"]
+        )
+        theirs = parts["example"]["seconds"]["keras.io example"]
+        if step:
+            found["a step to the keras.io example's"] = step["zoo float32, zoo.gatys"] / theirs
+    return found
+
+
+def compare(wanted: list[str], short: bool) -> None:
+    from train import card
+
+    plan = SHORT if short else Plan()
+    known = json.loads(RESULTS.read_text())["parts"] if RESULTS.exists() and not short else {}
+    for part in wanted:
+        found = steps(plan, short) if part == "steps" else run_side(part, short, pathlib.Path())
+        # A part that is run alone replaces its own figures; each says when it was run.
+        known[part] = found | {"when": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime())}
+        ratios = {name: round(value, 3) for name, value in figures(known).items()}
+        for name, value in ratios.items():
+            print(f"{name:<50}{value:>8.3f}", flush=True)
+        if short:
+            continue
+        result = {
+            "what": f"Gatys' style transfer at {plan.side}x{plan.side}, CPU seconds, one thread",
+            "summary": f"Gatys at {plan.side}x{plan.side}: "
+            + ", ".join(f"{name} {value:.3g}" for name, value in ratios.items()),
+            "ratios": ratios,
+            "parts": known,
+            "versions": {
+                "python": platform.python_version(),
+                **{name: metadata.version(name) for name in ("keras", "tensorflow")},
+            },
+            "hardware": card.hardware(),
+            "command": "make bench-style",
+        }
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="a trial: 128x128, few steps, writes nothing")
-    parser.add_argument("--without_torch", action="store_true", help="leave PyTorch out")
+    parser.add_argument("parts", nargs="*", default=list(PARTS), help=", ".join(PARTS))
     # What the comparison starts its child processes with.
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--kernels", help=argparse.SUPPRESS)
@@ -402,7 +405,7 @@ def main() -> None:
     if given.side:
         print(json.dumps(sides[given.side]()))
     else:
-        compare(given.short, not given.without_torch)
+        compare(given.parts, given.short)
 
 
 if __name__ == "__main__":
