@@ -56,7 +56,7 @@ def main(_: list[str]) -> None:
         samples = {}
         model = gatys.Model(weights=_VGG19_WEIGHTS.value)
         card = {"name": "gatys", "family": "gatys", "model": dataclasses.asdict(model.config)}
-        card["config_hash"] = model_card.config_hash(card)
+        card["config_hash"] = model_card.config_hash(card["model"])
     from serving import export
 
     print(export.export(model, pathlib.Path(_BASE_DIR.value), card["name"], card, samples))

@@ -158,6 +158,20 @@ def test_a_truncated_checkpoint_names_itself_and_the_older_one(run, tmp_path):
     assert losses(workdir) == losses(run[0])
 
 
+@pytest.mark.parametrize("lost", ["", None])
+def test_a_run_whose_index_of_checkpoints_is_lost_goes_on_from_the_newest(run, lost, tmp_path):
+    workdir = tmp_path / "gan"
+    subprocess.run(["cp", "-r", str(run[0]), str(workdir)], check=True)
+    for path in (workdir / "checkpoints").glob("ckpt-60.*"):
+        path.unlink()
+    index = workdir / "checkpoints" / "checkpoint"
+    index.unlink() if lost is None else index.write_text(lost)
+    done = train("--config=gan_digits", *TINY["gan_digits"], f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    assert "step 55/60" in done.stdout and "step 50/60" not in done.stdout
+    assert losses(workdir) == losses(run[0])
+
+
 def test_a_full_disk_is_one_line_and_the_last_good_checkpoint_stays(run, tmp_path):
     workdir = tmp_path / "gan"
     subprocess.run(["cp", "-r", str(run[0]), str(workdir)], check=True)
@@ -226,6 +240,10 @@ def test_a_loss_that_is_not_finite_names_itself_and_the_step(tmp_path):
         (["--config=cnn_digits", "--config.model.label_smoothing=2"], ["label_smoothing=2"]),
         (["--config=rnn_lyrics", *LICENSE, "--config.mixed_precision=bfloat16"], ["rnn learns in float32"]),
         (["--config=gan_digits", "--profile_steps=9,3"], ["--profile_steps=9,3", "two steps"]),
+        (
+            ["--config=gan_digits", *TINY["gan_digits"], "--profile_steps=50,70"],
+            ["--profile_steps=50,70", "from step 0 to 60"],
+        ),
         (["--config=gan_digits", "--config.keep_best=accuracy"], ["keep_best='accuracy'", "generator_loss"]),
         (["--config=gan_digits", "--strategy=parameter_server"], ["refused", "multi_worker"]),
     ],

@@ -11,6 +11,9 @@ import time
 import pytest
 from binaries import ROOT, run_main
 
+from train import fingerprint, pipeline_main
+from zoo import blessing
+
 GATES = ["accuracy >= 0.05", "accuracy/* >= 0", "latency_p95_ms <= 100000"]
 STEPS = ["steps=500", "log_every=50", "eval_every=500", "preview_every=500", "checkpoint_every=50"]
 TINY = ["--config=cnn_digits", *(f"--config.{s}" for s in [*STEPS, "model.stem=4", "model.widths=(8,)"])]
@@ -44,6 +47,19 @@ def _watched(*flags):
         [sys.executable, "-c", WATCHED, *flags], cwd=ROOT, capture_output=True, text=True, check=False
     )
     return done, done.stdout.splitlines()[-1]
+
+
+def test_a_judgement_is_of_the_gates_of_the_day_and_the_version_before(tmp_path):
+    """What a stage depends on: the last blessed version, but for the candidate itself."""
+    for version, digest, blessed in ((1, "sha256:a", True), (2, "sha256:b", False), (3, "sha256:c", True)):
+        (tmp_path / str(version)).mkdir()
+        made = blessing.Blessing(blessed, "m", digest, "2026-01-01T00:00:00Z", (), {})
+        blessing.write(tmp_path / str(version), made)
+    assert pipeline_main._last_blessed(tmp_path, "sha256:d") == "sha256:c"
+    assert pipeline_main._last_blessed(tmp_path, "sha256:c") == "sha256:a"
+    assert pipeline_main._last_blessed(tmp_path / "none", "sha256:a") == ""
+    # A preset's gates are code that the judgement depends on.
+    assert fingerprint.code("train.presets.cnn_digits") != fingerprint.code("train.presets.gan_digits")
 
 
 def _files(folder):

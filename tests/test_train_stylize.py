@@ -141,6 +141,7 @@ def test_a_film_is_painted_frame_by_frame(workdir, clip, tmp_path):
         (["--style=greens"], "--style=greens: the styles of"),
         (["--style=reds", "--steps=5"], "--steps is without --stylizer alone"),
         (["--style=reds", "--output=x.png"], "--output=x.png: a file ending .mp4, .mov, .mkv, .gif"),
+        (["--style=reds", "--size=8"], "at least 16 a side are expected; choose a larger --size"),
         (["--style=reds", "--stylizer=gan_mnist"], "--stylizer=gan_mnist is no stylizer"),
     ],
 )
@@ -154,3 +155,11 @@ def test_strength_is_of_one_pass_alone(files):
     done = _run(files, *FAST, "--strength=0.5")
     assert (done.returncode, done.stdout) == (2, "")
     assert _error(done) == "--strength is with --stylizer alone: leave one of them out"
+
+
+def test_a_film_is_of_one_pass_alone(tmp_path):
+    done = run_main(
+        "train.stylize_main", tmp_path / "clip.mp4", "--style=x.png", f"--output={tmp_path}/x.png"
+    )
+    assert done.returncode == 2
+    assert "is a film: films are painted with --stylizer" in _error(done)

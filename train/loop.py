@@ -31,6 +31,7 @@ from zoo.errors import UserError
 from zoo.files import atomic_write
 
 EVAL_BATCH = 500
+NO_PROFILE = (-1, -1)
 # What TensorFlow's collectives raise when another worker does not answer.
 _LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 
@@ -41,7 +42,7 @@ def train(
     data: DataSet,
     strategy: tf.distribute.Strategy,
     signalled: Callable[[], int] = lambda: 0,
-    profile: tuple[int, int] = (-1, -1),
+    profile: tuple[int, int] = NO_PROFILE,
 ) -> workdir_lib.Trained:
     """Trains until `config.steps`, or goes on where the work directory stops.
 
@@ -114,6 +115,10 @@ def _train(
         workdir_lib.restore(checkpoint, workdir / "checkpoints")
         done = int(step.numpy())
         _check_agreement(strategy, done, workdir)
+        if profile != NO_PROFILE and not done <= profile[0] < profile[1] <= config.steps:
+            raise UserError(
+                f"--profile_steps={profile[0]},{profile[1]}: this run goes from step {done} to {config.steps}"
+            )
 
         # 4. Data, from the step where the run stands.
         shard = strategy_lib.shard(strategy)
@@ -129,23 +134,23 @@ def _train(
         sinks = _writers(config, workdir, done) if chief else writers.MultiWriter([])
 
         # 5. Step, log, evaluate, preview, save.
-        with contextlib.closing(sinks):
+        with contextlib.closing(sinks), contextlib.ExitStack() as profiler:
             start = time.monotonic() - float(seconds.numpy())
-            stopping, profiling = False, False
+            stopping = False
             for stop in _stops(done, config):
                 began, before, waited = time.monotonic(), done, 0.0
                 while done < stop and not stopping:
-                    if done == profile[0]:
+                    if chief and done == profile[0]:
                         tf.profiler.experimental.start(str(workdir))
-                        profiling = True
+                        profiler.callback(tf.profiler.experimental.stop)
                     ahead = [edge - done for edge in (stop, *profile) if edge > done]
                     count = tf.constant(min(config.steps_per_execution, *ahead))
                     arguments = iterator, count, tf.constant(float(signalled() != 0))
                     bad, stopping, waiting = (x.numpy() for x in run_steps(*arguments))
                     _check_finite(model, bad, done, manager)
                     done, waited = done + int(count), waited + waiting
-                    if profiling and done == profile[1]:
-                        tf.profiler.experimental.stop()
+                    if done == profile[1]:
+                        profiler.close()
                 last = done == config.steps
                 step.assign(done)
                 seconds.assign(time.monotonic() - start)

@@ -48,9 +48,9 @@ def main(_: list[str]) -> None:
 
 
 def _profile(given: list[str]) -> tuple[int, int]:
-    """The steps to profile; (-1, -1) for none."""
+    """The steps to profile."""
     if not given:
-        return -1, -1
+        return loop.NO_PROFILE
     if len(given) == 2 and all(x.isdecimal() for x in given) and int(given[0]) < int(given[1]):
         return int(given[0]), int(given[1])
     raise UserError(f"--profile_steps={','.join(given)}: two steps are expected, for example 100,120")

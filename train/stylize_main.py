@@ -104,6 +104,11 @@ def main(argv: list[str]) -> None:
     known = video.WRITTEN if is_film else tuple(pictures.SUFFIXES)
     if output.suffix.lower() not in known:
         raise UserError(f"--output={output}: a file ending {', '.join(known)} is expected")
+    # A GIF may be a picture as well.
+    if photo.suffix.lower() in set(video.SUFFIXES) - {".gif"} and _STYLIZER.value is None:
+        raise UserError(
+            f"{photo} is a film: films are painted with --stylizer, for example stylizer_paintings"
+        )
     output.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(output.parent, os.W_OK):
         raise UserError(f"--output={output}: {output.parent} cannot be written")
@@ -149,7 +154,14 @@ def _stylizer(name: str) -> tuple[stylizer.Model, np.ndarray]:
 
 def _fitted(image: np.ndarray) -> np.ndarray:
     own = max(image.shape[:2])
-    return pictures.fit(image, min(_SIZE.value or own, own))
+    fitted = pictures.fit(image, min(_SIZE.value or own, own))
+    height, width, _ = fitted.shape
+    if min(height, width) < stylizer.SMALLEST:
+        raise UserError(
+            f"{width}x{height} pixels are left to paint: at least {stylizer.SMALLEST} a side are expected;"
+            " choose a larger --size or picture"
+        )
+    return fitted
 
 
 def _in_colour(painted: np.ndarray, photo: np.ndarray) -> np.ndarray:
@@ -158,9 +170,7 @@ def _in_colour(painted: np.ndarray, photo: np.ndarray) -> np.ndarray:
     return painted
 
 
-def _paint_photo(
-    photo: pathlib.Path, output: pathlib.Path, model: stylizer.Model, mix: np.ndarray
-) -> None:
+def _paint_photo(photo: pathlib.Path, output: pathlib.Path, model: stylizer.Model, mix: np.ndarray) -> None:
     content = _fitted(pictures.load(photo, stylizer.SMALLEST))
     painted = _in_colour(model.paint(content, mix), content)
     atomic_write(output, pictures.encode(painted, output.suffix))

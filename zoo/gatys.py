@@ -59,7 +59,7 @@ class Config:
         default_factory=lambda: {f"block{block}_conv1": 0.2 for block in range(1, 6)}
     )  # their weights
     pooling: vgg19.Pooling = vgg19.Pooling.MAX
-    dtype: str = "float32"  # of VGG19: bfloat16 takes half the time where the CPU knows it
+    dtype: str = "float32"  # of VGG19; bfloat16 is for CPUs that compute in it, others are slower
     minimizer: Minimizer = Minimizer.LBFGS
     learning_rate: float = 0.05  # Adam's first; of a picture in [0, 1]
     steps: int = 100  # evaluations of loss and gradient, at each scale
@@ -200,7 +200,7 @@ def picture_loss(
     painted = {name: gram(found[name], guides.get(name)) for name in config.style_layers}
     loss += weights.style * style_part(config, painted, targets)
     if isinstance(weights.tv, float) and weights.tv == 0:
-        return loss  # a fiftieth of the time
+        return loss
     return loss + weights.tv * total_variation(image[None])[0]
 
 
@@ -317,13 +317,17 @@ class Objective:
         assert targets.guides is not None  # several tiles always have them
         pixels = image.numpy()
         painted = self._grams(pixels, targets.guides)
-        with tf.GradientTape(persistent=True) as tape:
-            tape.watch([image, painted])
+        with tf.GradientTape() as tape:
+            tape.watch(painted)
             style = self._weights.style * style_part(self._config, painted, targets)
-            variation = self._weights.tv * total_variation(image[None])[0]
-        loss = style + variation
         pull = tape.gradient(style, painted)
-        gradient = tape.gradient(variation, image).numpy()
+        loss, gradient = style, np.zeros_like(pixels)
+        if self._config.tv_weight:  # as large as the picture, several times
+            with tf.GradientTape() as tape:
+                tape.watch(image)
+                variation = self._weights.tv * total_variation(image[None])[0]
+            loss += variation
+            gradient = tape.gradient(variation, image).numpy()
         for tile, content in zip(self._tiles, self._contents, strict=True):
             guides = _cut(targets.guides, tile)
             part, at_pixels = self._tile_gradient(tile.crop(image), tile.core, guides, pull, content)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-MEMORY = 10  # pairs of moves and changes; 20 win 2 % in 100 evaluations of a style transfer
+MEMORY = 10  # pairs of moves and changes
 _FIRST_STEP = 0.1  # how far the first step moves the element that moves furthest
 _SUFFICIENT = 1e-4  # Armijo's constant (Nocedal & Wright 2006, section 3.1)
 _PATIENCE = 5  # steps in a row that do not descend before L-BFGS forgets its memory

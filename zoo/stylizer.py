@@ -20,7 +20,10 @@ from zoo import base, gatys, images, pictures, rng, vgg19
 from zoo.errors import UserError
 
 SMALLEST = 16  # pixels a side
-MOST_PIXELS = 2**24  # of a picture painted in one piece: about 2 GB; `paint` cuts larger ones
+# Of a picture painted in one piece, 4096x3072: 3.4 GB at their peak (`make bench-stylizer`). `paint` cuts
+# larger ones into tiles.
+MOST_PIXELS = 12 * 2**20
+_SIDE = 2048  # of a tile, in pixels
 _REFERENCE = 256 * 256  # pixels that content_weight is for: the content loss is a sum over the picture
 _STEP = 4  # pixels of the photo for one place of the residual blocks
 
@@ -310,8 +313,8 @@ class Model(base.Model):
         added = self.network(whole, mix, moments=moments)[:, :height, :width]
         return tf.clip_by_value(photo + added, 0.0, 1.0)
 
-    def paint(self, photo: np.ndarray, mix: np.ndarray, side: int = 4096) -> np.ndarray:
-        """A picture of any size in bounded memory; one of more than side² pixels in tiles, with the same
+    def paint(self, photo: np.ndarray, mix: np.ndarray, side: int | None = None) -> np.ndarray:
+        """A picture of any size in bounded memory: one of more than `MOST_PIXELS` in tiles, with the same
         result.
 
         Every normalization needs the mean and the variance of the whole picture: one pass over the tiles
@@ -320,16 +323,17 @@ class Model(base.Model):
         Args:
             photo: float32 `[H, W, 3]` in `[0, 1]`, at least 16 pixels a side.
             mix: of each style so much, `[N]`; sums to the strength, 0 to 1.
-            side: pixels, a multiple of 16.
+            side: of a tile, in pixels, a multiple of 16; what is no larger is painted whole. None: chosen by
+                `MOST_PIXELS`.
 
         Returns:
             float32 `[H, W, 3]` in `[0, 1]`.
         """
         height, width, _ = photo.shape
-        if height * width <= side**2:
+        if height * width <= (side**2 if side else MOST_PIXELS):
             return self.painted(tf.constant(photo[None]), tf.constant(mix[None], tf.float32))[0].numpy()
         whole = np.pad(photo, [(0, -height % _STEP), (0, -width % _STEP), (0, 0)], "reflect")
-        cut = gatys.tiles(whole.shape[0], whole.shape[1], side, self.network.margin)
+        cut = gatys.tiles(whole.shape[0], whole.shape[1], side or _SIDE, self.network.margin)
         amounts = tf.constant(mix[None], tf.float32)
         moments: list[Moments] = []
 

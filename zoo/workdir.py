@@ -55,7 +55,8 @@ def load(workdir: pathlib.Path, best: bool = False) -> Trained:
 
 
 def restore(checkpoint: tf.train.Checkpoint, directory: pathlib.Path) -> bool:
-    """Loads the newest checkpoint that the directory's index names; False if there is none.
+    """Loads the newest checkpoint that the directory's index names, or without an index the one of the
+    highest step; False if there is none.
 
     Raises:
         UserError: the checkpoint is damaged or of another model; nothing is deleted.
@@ -63,6 +64,9 @@ def restore(checkpoint: tf.train.Checkpoint, directory: pathlib.Path) -> bool:
     state = tf.train.get_checkpoint_state(str(directory))
     paths = [] if state is None else list(state.all_model_checkpoint_paths)
     paths = [p for p in paths if pathlib.Path(f"{p}.index").exists()]
+    if not paths:  # a kill before the first index was written, or somebody lost it
+        complete = [path.with_suffix("") for path in directory.glob("ckpt-*.index")]
+        paths = [str(p) for p in sorted(complete, key=lambda path: int(path.name.rpartition("-")[2]))]
     if not paths:
         return False
     try:
@@ -73,17 +77,14 @@ def restore(checkpoint: tf.train.Checkpoint, directory: pathlib.Path) -> bool:
         name = pathlib.Path(paths[-1]).name
         older = f"go on from {pathlib.Path(paths[-2]).name}" if len(paths) > 1 else "start anew"
         raise UserError(
-            f"checkpoint {paths[-1]} cannot be read ({reason});"
-            f" move {name}.* out of {directory} to {older}"
+            f"checkpoint {paths[-1]} cannot be read ({reason}); move {name}.* out of {directory} to {older}"
         ) from error
     return True
 
 
 def previews(workdir: pathlib.Path) -> list[pathlib.Path]:
     """The newest preview of each name and kind."""
-    newest = {
-        path.name.split("_", 2)[2]: path for path in sorted((workdir / "previews").glob("step_*_*.*"))
-    }
+    newest = {path.name.split("_", 2)[2]: path for path in sorted((workdir / "previews").glob("step_*_*.*"))}
     return [newest[name] for name in sorted(newest)]
 
 
