@@ -110,6 +110,9 @@ def _train(
         model=model, step=step, seconds=seconds, best=best, means=_means(model), **model.optimizers
     )
     with _checkpoint_directory(workdir / "checkpoints", chief) as directory:
+        for index in (directory, f"{directory}/best"):
+            if workdir_lib.is_index_empty(pathlib.Path(index)):
+                pathlib.Path(index, "checkpoint").unlink()
         manager = tf.train.CheckpointManager(checkpoint, directory, max_to_keep=config.keep_checkpoints)
         best_manager = tf.train.CheckpointManager(checkpoint, f"{directory}/best", max_to_keep=1)
         workdir_lib.restore(checkpoint, workdir / "checkpoints")

@@ -61,7 +61,7 @@ def restore(checkpoint: tf.train.Checkpoint, directory: pathlib.Path) -> bool:
     Raises:
         UserError: the checkpoint is damaged or of another model; nothing is deleted.
     """
-    state = tf.train.get_checkpoint_state(str(directory))
+    state = None if is_index_empty(directory) else tf.train.get_checkpoint_state(str(directory))
     paths = [] if state is None else list(state.all_model_checkpoint_paths)
     paths = [p for p in paths if pathlib.Path(f"{p}.index").exists()]
     if not paths:  # a kill before the first index was written, or somebody lost it
@@ -80,6 +80,16 @@ def restore(checkpoint: tf.train.Checkpoint, directory: pathlib.Path) -> bool:
             f"checkpoint {paths[-1]} cannot be read ({reason}); move {name}.* out of {directory} to {older}"
         ) from error
     return True
+
+
+def is_index_empty(directory: pathlib.Path) -> bool:
+    """Whether there is an index that names no checkpoint, as a full disk may leave it: TensorFlow fails on
+    it."""
+    try:
+        tf.train.get_checkpoint_state(str(directory))
+    except ValueError:
+        return True
+    return False
 
 
 def previews(workdir: pathlib.Path) -> list[pathlib.Path]:
