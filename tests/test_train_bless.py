@@ -173,8 +173,8 @@ def test_the_newest_blessed_version_counts_by_number(tmp_path):
         found = Blessing(blessed, "m", f"sha256:{version}", "2026-01-01", (), {})
         blessing.write(tmp_path / "m" / version, found)
 
-    assert bless.last_blessed(tmp_path / "nowhere", "m") is None
+    assert blessing.last_blessed(tmp_path / "nowhere" / "m") is None
     write("9", True)
     write("10", True)
     write("11", False)
-    assert bless.last_blessed(tmp_path, "m").digest == "sha256:10"
+    assert blessing.last_blessed(tmp_path / "m").digest == "sha256:10"

@@ -11,7 +11,7 @@ import time
 import pytest
 from binaries import ROOT, run_main
 
-from train import fingerprint, pipeline_main
+from train import fingerprint
 from zoo import blessing
 
 GATES = ["accuracy >= 0.05", "accuracy/* >= 0", "latency_p95_ms <= 100000"]
@@ -55,9 +55,9 @@ def test_a_judgement_is_of_the_gates_of_the_day_and_the_version_before(tmp_path)
         (tmp_path / str(version)).mkdir()
         made = blessing.Blessing(blessed, "m", digest, "2026-01-01T00:00:00Z", (), {})
         blessing.write(tmp_path / str(version), made)
-    assert pipeline_main._last_blessed(tmp_path, "sha256:d") == "sha256:c"
-    assert pipeline_main._last_blessed(tmp_path, "sha256:c") == "sha256:a"
-    assert pipeline_main._last_blessed(tmp_path / "none", "sha256:a") == ""
+    assert blessing.last_blessed(tmp_path, besides="sha256:d").digest == "sha256:c"
+    assert blessing.last_blessed(tmp_path, besides="sha256:c").digest == "sha256:a"
+    assert blessing.last_blessed(tmp_path / "none") is None
     # A preset's gates are code that the judgement depends on.
     assert fingerprint.code("train.presets.cnn_digits") != fingerprint.code("train.presets.gan_digits")
 

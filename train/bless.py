@@ -29,20 +29,6 @@ def gates_of(card: dict[str, Any], given: Sequence[str]) -> list[gates.Gate]:
     return found
 
 
-def last_blessed(base_dir: pathlib.Path, name: str) -> Blessing | None:
-    """The judgement of the newest blessed version of a model; None if there is none yet.
-
-    Raises:
-        UserError: a judgement is damaged.
-    """
-    versions = [path for path in (base_dir / name).glob("*") if path.name.isdecimal()]
-    for version in sorted(versions, key=lambda path: int(path.name), reverse=True):
-        found = blessing.read(version)
-        if found is not None and found.blessed:
-            return found
-    return None
-
-
 @dataclasses.dataclass(frozen=True)
 class Measured:
     """What was found out about an export."""

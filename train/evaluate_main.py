@@ -121,7 +121,7 @@ def _bless(export: pathlib.Path) -> None:
     card = served.card(export)
     wanted = bless.gates_of(card, _GATE.value)
     base_dir = _BASE_DIR.value and pathlib.Path(_BASE_DIR.value)
-    last = bless.last_blessed(base_dir, export.resolve().parent.name) if base_dir else None
+    last = blessing.last_blessed(base_dir / export.resolve().parent.name) if base_dir else None
     source = presets.load(_CONFIG.value).data if _CONFIG.value else _data_of(export, card)
     found = bless.measure(export, _load(source), _paths())
     print(evaluate.table(found.report))

@@ -129,13 +129,14 @@ def _run(stages: line.Line, base: pathlib.Path, memory: pathlib.Path) -> str:
     models = base / "models"
     judges = pathlib.Path(__file__).parent / "metrics" / "judges"
     candidate = pathlib.Path(exported.output)
+    last = blessing.last_blessed(models / name, besides=exported.digest)
     stages.stage(
         "evaluate",
         {
             "candidate": exported.digest,
             "data": data,
             "gates": fingerprint.of([*gates, fingerprint.code(f"train.presets.{name}")]),
-            "last": _last_blessed(models / name, exported.digest),
+            "last": last.digest if last else "",
             "code": fingerprint.of([fingerprint.code("train.evaluate_main", family), files.digest([judges])]),
         },
         ["train.evaluate_main", f"--export={candidate}", *where, f"--base_dir={models}", *gates],
@@ -192,15 +193,6 @@ def _versions(parent: pathlib.Path) -> list[pathlib.Path]:
 
 def _export_digest(export: pathlib.Path) -> str:
     return blessing.digest(export) if (export / "saved_model.pb").is_file() else ""
-
-
-def _last_blessed(parent: pathlib.Path, candidate: str) -> str:
-    """The digest of the newest blessed version but for the candidate: what some gates compare it with."""
-    for version in reversed(_versions(parent)):
-        found = blessing.read(version)
-        if found is not None and found.blessed and found.digest != candidate:
-            return found.digest
-    return ""
 
 
 def _judgement(export: pathlib.Path) -> str:

@@ -113,6 +113,21 @@ def read(export: pathlib.Path) -> Blessing | None:
         ) from error
 
 
+def last_blessed(parent: pathlib.Path, besides: str = "") -> Blessing | None:
+    """The judgement of a model's newest blessed version, those with the digest `besides` apart; None if there
+    is none.
+
+    Raises:
+        UserError: a judgement is damaged.
+    """
+    versions = [path for path in parent.glob("*") if path.name.isdecimal()]
+    for version in sorted(versions, key=lambda path: int(path.name), reverse=True):
+        found = read(version)
+        if found is not None and found.blessed and found.digest != besides:
+            return found
+    return None
+
+
 def check(export: pathlib.Path) -> Blessing:
     """The blessing of an export that may reach users.
 

@@ -28,6 +28,8 @@ from typing import Any
 
 import numpy as np
 
+from zoo.files import write_json
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RESULTS = pathlib.Path(__file__).parent / "results" / "client.json"
 PARTS = ("import", "size", "codec", "overhead", "async", "restart")
@@ -637,8 +639,7 @@ def main() -> None:
             print(part, json.dumps(results[part], indent=1), flush=True)
             ordered = {name: results[name] for name in PARTS if name in results}
             report = {"summary": summary(ordered), "results": ordered, "command": "make bench-client"}
-            RESULTS.parent.mkdir(exist_ok=True)
-            RESULTS.write_text(json.dumps(report, indent=2) + "\n")
+            write_json(RESULTS, report)
     print(summary(ordered))
 
 

@@ -29,6 +29,8 @@ from typing import Any
 
 import numpy as np
 
+from zoo.files import write_json
+
 UNITS, LAYERS, EMBEDDING = 256, 2, 64
 ALPHABET = "\n" + "".join(map(chr, range(33, 97)))  # 65 symbols, as many as tinyshakespeare has
 WRITTEN = 1000
@@ -265,8 +267,7 @@ def compare() -> None:
         "hardware": card.hardware(),
         "command": "make bench-rnn",
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(RESULTS, result)
     print(f"written: {RESULTS}")
 
 

@@ -31,6 +31,7 @@ import numpy as np
 
 from serving import golden_pb2, tensors, wire_pb2
 from serving.launch import LaunchedServer, launch
+from zoo.files import write_json
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "serve.json"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -552,8 +553,7 @@ def main() -> None:
             }
             print(part, json.dumps(results[part], indent=1), flush=True)
             report = {"summary": summary(results), "results": results, "command": "make bench-serve"}
-            RESULTS.parent.mkdir(exist_ok=True)
-            RESULTS.write_text(json.dumps(report, indent=2) + "\n")
+            write_json(RESULTS, report)
     print(summary(results))
 
 

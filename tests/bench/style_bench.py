@@ -29,6 +29,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from zoo.files import write_json
+
 DATA = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data"
 WEIGHTS = DATA / "vgg19" / "vgg19_imagenet_notop_q8.h5"
 PICTURES = ("content_images/tubingen.jpg", "style_images/van_gogh_starry_night_1889.jpg")
@@ -379,8 +381,7 @@ def compare(wanted: list[str], short: bool) -> None:
             "hardware": card.hardware(),
             "command": "make bench-style",
         }
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(RESULTS, result)
 
 
 def main() -> None:

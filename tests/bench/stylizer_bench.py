@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from zoo.files import write_json
+
 DATA = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data"
 WEIGHTS = DATA / "vgg19" / "vgg19_imagenet_notop_q8.h5"
 RESULTS = pathlib.Path(__file__).parent / "results" / "stylizer.json"
@@ -201,8 +203,7 @@ def main() -> None:
     if given.photos != 8:
         print("a trial: nothing was written")
         return
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(RESULTS, result)
     print(f"written: {RESULTS}")
 
 

@@ -28,6 +28,8 @@ from typing import Any
 
 import numpy as np
 
+from zoo.files import write_json
+
 BATCH, CLASSES = 64, 10
 LATENT, CHANNELS, EMA_DECAY = 64, 64, 0.999  # the GAN's, as in the presets gan_mnist and gan_fashion
 UNITS, LAYERS, EMBEDDING, LENGTH = 256, 2, 64, 128
@@ -358,8 +360,7 @@ def compare(models: list[str], rounds: int) -> None:
     }
     if models != list(MODELS):  # a part is no result to keep
         return
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(RESULTS, result)
     print(f"written: {RESULTS}")
 
 
