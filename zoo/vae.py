@@ -38,7 +38,9 @@ class Config:
     channels: int = 32  # feature maps at half the image's resolution; doubled at each halving ...
     max_channels: int = 64  # ... up to this
     blocks: int = 1  # residual blocks at each resolution of at most 8 pixels a side: finer ones cost most
-    hidden: int = 512  # units of a dense layer between the feature maps and the code, in both networks
+    # Units of a dense layer between the feature maps and the code, in both networks. 0: there is none, and the
+    # code is a map of the image, which larger images learn to fill sooner.
+    hidden: int = 512
     beta: float = 1.0  # weight of the KL divergence; above 1: fewer, more independent factors
     free_bits: float = 0.0  # nats of KL that each latent dimension has for nothing (lambda in the paper)
     importance_samples: int = 1  # of the bound that is optimised; 1: the ELBO
@@ -54,9 +56,19 @@ class Config:
             )
         if not self.class_names:
             raise ValueError("class_names is empty: at least one name is expected")
-        for name in ("latent_dim", "channels", "max_channels", "blocks", "hidden", "importance_samples"):
+        for name in ("latent_dim", "channels", "max_channels", "blocks", "importance_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: at least 1 is expected")
+        if self.hidden < 0:
+            raise ValueError(f"hidden={self.hidden}: 0 or more is expected")
+        height, width, _ = _smallest(self)
+        if not self.hidden and self.latent_dim % (height * width):
+            raise ValueError(
+                f"latent_dim={self.latent_dim}: with hidden=0 a multiple of {height * width} is expected, the"
+                f" places of a map of {self.image_shape}"
+            )
+        if not self.hidden and self.conditional:
+            raise ValueError("conditional=True: a class needs a dense layer to enter by; set hidden above 0")
         for name in ("beta", "free_bits"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)}: 0 or more is expected")
@@ -85,6 +97,13 @@ def _widths(config: Config) -> list[int]:
         widths.append(min(channels, config.max_channels))
         channels *= 2
     return widths
+
+
+def _smallest(config: Config) -> tuple[int, int, int]:
+    """Height, width and feature maps of the lowest resolution."""
+    widths = _widths(config)
+    height, width, _ = config.image_shape
+    return height >> len(widths), width >> len(widths), widths[-1]
 
 
 def _conv(x: keras.KerasTensor, width: int, name: str, kernel: int = 3, stride: int = 1, zeros: bool = False):
@@ -120,7 +139,16 @@ def encoder(config: Config) -> keras.Model:
     for i, width in enumerate(_widths(config)):
         x = _conv(_relu(x, f"down{i}_relu") if i else x, width, f"down{i}", kernel=4, stride=2)
         x = _blocks(x, config.blocks, f"down{i}")
-    x = keras.layers.Flatten(name="flatten")(_relu(x, "last_relu"))
+    x = _relu(x, "last_relu")
+    if not config.hidden:
+        height, width, _ = _smallest(config)
+        maps = config.latent_dim // (height * width)
+        mean = keras.layers.Flatten(name="mean_flat")(_conv(x, maps, "mean"))
+        log_variance = keras.layers.Flatten(name="log_variance_flat")(
+            _conv(x, maps, "log_variance", zeros=True)
+        )
+        return layers.Network(image, [mean, log_variance], name="encoder")
+    x = keras.layers.Flatten(name="flatten")(x)
     x, inputs = _with_label(config, x, image)
     x = keras.layers.Dense(config.hidden, activation="relu", kernel_initializer="he_normal", name="hidden")(x)
     mean = keras.layers.Dense(config.latent_dim, name="mean")(x)
@@ -133,16 +161,21 @@ def decoder(config: Config) -> keras.Model:
 
     P is C logits for Bernoulli; C locations, then C log scales for the logistic distribution.
     """
-    height, width, channels = config.image_shape
     widths = _widths(config)
-    scale = 2 ** len(widths)
-    smallest = (height // scale, width // scale, widths[-1])
+    smallest = _smallest(config)
     z = keras.Input((config.latent_dim,), name="z")
     x, inputs = _with_label(config, z, z)
-    x = keras.layers.Dense(config.hidden, activation="relu", kernel_initializer="he_normal", name="hidden")(x)
-    x = keras.layers.Dense(int(np.prod(smallest)), name="project")(x)
-    x = keras.layers.Reshape(smallest, name="reshape")(x)
-    outputs = channels * (2 if config.likelihood == Likelihood.LOGISTIC else 1)
+    if config.hidden:
+        x = keras.layers.Dense(
+            config.hidden, activation="relu", kernel_initializer="he_normal", name="hidden"
+        )(x)
+        x = keras.layers.Dense(int(np.prod(smallest)), name="project")(x)
+        x = keras.layers.Reshape(smallest, name="reshape")(x)
+    else:
+        height, width, maps = smallest
+        x = keras.layers.Reshape((height, width, config.latent_dim // (height * width)), name="reshape")(x)
+        x = _conv(x, maps, "project")
+    outputs = config.image_shape[2] * (2 if config.likelihood == Likelihood.LOGISTIC else 1)
     for i in reversed(range(len(widths))):
         x = _relu(_blocks(x, config.blocks, f"up{i}"), f"up{i}_relu")
         width, name = (widths[i - 1], f"up{i}") if i else (outputs, "parameters")

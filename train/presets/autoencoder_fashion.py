@@ -27,5 +27,6 @@ def get_config() -> Config:
     config.model.channels = 8
     config.model.denoiser_channels = 32
     config.model.denoiser_max_channels = 64
-    config.steps = 7000
+    config.model.denoiser_fine_channels = 16
+    config.steps = 14_000
     return config

@@ -25,7 +25,12 @@ def get_config() -> Config:
     config = autoencoder_mnist.get_config()
     config.name = "autoencoder_paintings"
     config.model = autoencoder.Config(
-        image_shape=(64, 64, 3), code_dim=256, hidden=0, max_channels=128, denoiser_channels=24
+        image_shape=(64, 64, 3),
+        code_dim=256,
+        hidden=0,
+        max_channels=128,
+        denoiser_channels=24,
+        denoiser_fine_channels=16,
     )
     config.data = Data(name="paintings", image_size=64, batch_size=32, augment=Augment(flip=True, zoom=0.1))
     config.steps = 3000
