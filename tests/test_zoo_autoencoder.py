@@ -225,14 +225,16 @@ def test_reconstruct_is_decode_of_encode(model):
     np.testing.assert_allclose(signatures["decode"](code=code)["image"], want, atol=1e-6)
 
 
-def test_an_untrained_denoiser_changes_nothing():
-    fresh = zoo.build("autoencoder", tiny.CONFIGS["autoencoder"])
+@pytest.mark.parametrize("fine_channels", [0, 4])
+def test_an_untrained_denoiser_changes_nothing(fine_channels):
+    config = dataclasses.replace(tiny.CONFIGS["autoencoder"], denoiser_fine_channels=fine_channels)
+    fresh = zoo.build("autoencoder", config)
     image = tiny.batch("autoencoder")[0]
     np.testing.assert_allclose(fresh.signatures()["denoise"](image=image)["image"], image, atol=1e-6)
 
 
 # 8x8 becomes 4x4: 32 numbers are two for each place of a map.
-@pytest.mark.parametrize("changes", [{}, {"hidden": 0, "code_dim": 32}])
+@pytest.mark.parametrize("changes", [{}, {"hidden": 0, "code_dim": 32}, {"denoiser_fine_channels": 8}])
 def test_training_lowers_both_losses(changes):
     model = zoo.build("autoencoder", dataclasses.replace(tiny.CONFIGS["autoencoder"], **changes))
     model.compile(keras.optimizers.Adam(1e-2))
@@ -286,6 +288,7 @@ def test_previews_show_the_spoilt_above_the_restored(model):
         ({"hidden": -1}, "hidden=-1: at least 0"),
         ({"hidden": 0, "code_dim": 50}, "code_dim=50: with hidden=0 a multiple of 49"),
         ({"denoiser_blocks": 0}, "denoiser_blocks=0: at least 1"),
+        ({"denoiser_fine_channels": -1}, "denoiser_fine_channels=-1: at least 0"),
     ],
 )
 def test_a_config_that_cannot_work_names_the_field(changes, message):

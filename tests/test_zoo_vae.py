@@ -116,7 +116,8 @@ def test_spherical_interpolation_by_hand():
 def _model(seed=0, **changes):
     """A tiny model whose posterior is no longer the prior's width."""
     model = zoo.build("vae", dataclasses.replace(tiny.CONFIGS["vae"], **changes), seed)
-    model.encoder.get_layer("log_variance").bias.assign(tf.fill([model.config.latent_dim], -1.0))
+    bias = model.encoder.get_layer("log_variance").bias
+    bias.assign(tf.fill(bias.shape, -1.0))
     return model
 
 
@@ -127,6 +128,7 @@ VARIANTS = [
     {"conditional": True, "likelihood": vae.Likelihood.LOGISTIC, "image_shape": (16, 12, 3)},
     {"importance_samples": 4},
     {"beta": 2.0, "free_bits": 0.2, "blocks": 2},
+    {"hidden": 0, "latent_dim": 32},  # 8x8 becomes 4x4: two numbers for each place of a map
 ]
 
 
@@ -268,7 +270,7 @@ def test_two_replicas_learn_what_one_device_learns(mirrored, changes):
 # Serving ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changes", VARIANTS[:4], ids=str)
+@pytest.mark.parametrize("changes", [*VARIANTS[:4], VARIANTS[-1]], ids=str)
 def test_the_signatures_agree_with_each_other(changes):
     model = _model(**changes)
     signatures = model.signatures()
@@ -278,7 +280,8 @@ def test_the_signatures_agree_with_each_other(changes):
     assert set(requests["elbo"]) == {"image", "seed"} | inputs
     answers = {name: signatures[name](**request) for name, request in requests.items()}
     assert answers["sample"]["image"].shape == (3, *model.config.image_shape)
-    assert answers["encode"]["mean"].shape == answers["encode"]["log_variance"].shape == (3, 6)
+    codes = (3, model.config.latent_dim)
+    assert answers["encode"]["mean"].shape == answers["encode"]["log_variance"].shape == codes
     # The ends of an interpolation are the two z, decoded.
     for row, z in ((0, "z_from"), (2, "z_to")):
         request = {"z": requests["interpolate"][z]} | {k: requests["decode"][k] for k in inputs}
@@ -288,7 +291,7 @@ def test_the_signatures_agree_with_each_other(changes):
     uniform = tf.random.stateless_uniform([3, 1], [0, 0])  # not looked at: the image is black and white
     image = tf.round(requests["elbo"]["image"])
     label = requests["elbo"].get("label", tf.zeros([3], tf.int32))
-    noise = vae.rng.row_normal(requests["elbo"]["seed"], 6)
+    noise = vae.rng.row_normal(requests["elbo"]["seed"], model.config.latent_dim)
     if model.config.likelihood == vae.Likelihood.LOGISTIC:
         assert vae.observed(model.config, image, uniform) is image
     log_likelihood, kl = model.elbo_parts(image, label, noise)
@@ -300,6 +303,15 @@ def test_the_signatures_agree_with_each_other(changes):
     z = encoded["mean"] + tf.exp(0.5 * encoded["log_variance"]) * noise
     parts = signatures["likelihood"](image=image, z=z, **labels)["log_likelihood"]
     np.testing.assert_allclose(parts, log_likelihood, rtol=1e-5)
+
+
+def test_the_code_may_be_a_map_of_the_image():
+    model = _model(image_shape=(64, 64, 1), hidden=0, latent_dim=4 * 4 * 2)
+    z = np.zeros((2, 4, 4, 2), np.float32)
+    z[1, 0, 0] = 1.0
+    plain, other = model.decoder(tf.constant(z.reshape(2, -1)), training=False).numpy()
+    changed = np.abs(other - plain)[..., 0]
+    assert changed[:16, :16].mean() > 100 * changed[-16:, -16:].mean()
 
 
 def test_temperature_zero_is_the_middle_and_a_label_is_drawn_for_minus_one():
@@ -349,6 +361,9 @@ def test_previews_show_held_out_images_above_their_reconstructions():
         {"free_bits": float("nan")},
         {"importance_samples": 0},
         {"importance_samples": 5, "beta": 2.0},
+        {"hidden": -1},
+        {"latent_dim": 50, "hidden": 0},
+        {"conditional": True, "hidden": 0, "latent_dim": 49},
     ],
     ids=str,
 )

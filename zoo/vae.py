@@ -38,7 +38,7 @@ class Config:
     channels: int = 32  # feature maps at half the image's resolution; doubled at each halving ...
     max_channels: int = 64  # ... up to this
     blocks: int = 1  # residual blocks at each resolution of at most 8 pixels a side: finer ones cost most
-    # Units of a dense layer between the feature maps and the code, in both networks. 0: there is none, and the
+    # Units of a dense layer between feature maps and code, in both networks. 0: there is none, and the
     # code is a map of the image, which larger images learn to fill sooner.
     hidden: int = 512
     beta: float = 1.0  # weight of the KL divergence; above 1: fewer, more independent factors
