@@ -18,8 +18,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from serving import publish
-from zoo import base, blessing, model_card
+from zoo import base, blessing, model_card, publish
 from zoo.errors import UserError
 
 WARMUP = "tf_serving_warmup_requests"  # the name that TensorFlow Serving looks for

@@ -23,9 +23,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from serving import audit, compatibility, doctor, errors, golden, publish, rollout
+from serving import audit, compatibility, doctor, errors, golden, rollout
 from serving.client import Client
-from zoo import blessing
+from zoo import blessing, publish
 from zoo.errors import UserError
 from zoo.files import atomic_write, sync
 

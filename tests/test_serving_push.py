@@ -27,10 +27,10 @@ from binaries import ROOT, run_main
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from serving import audit, compatibility, publish, push, rollout
+from serving import audit, compatibility, push, rollout
 from serving.client import Client
 from serving.launch import launch
-from zoo import blessing
+from zoo import blessing, publish
 from zoo.errors import UserError
 
 # With an option, a process of its own: it needs no TensorFlow, and says nothing that is not its own.
@@ -382,8 +382,8 @@ def test_pushes_at_the_same_time_each_get_a_number_of_their_own(base, served, ma
 # does who has not been told that it is done.
 KILLED = """
 import os, pathlib, shutil, signal, sys
-from serving import audit, publish, push, rollout
-from zoo import blessing
+from serving import audit, push, rollout
+from zoo import blessing, publish
 
 push.Base._validate = lambda *_: "believed"
 folder, command, start, candidate = pathlib.Path(sys.argv[1]), sys.argv[2], *map(pathlib.Path, sys.argv[3:])
@@ -592,9 +592,7 @@ def test_running_servers_follow_pushes_and_rollbacks_and_lose_no_request(tmp_pat
         push.Base(served, say=lambda text: None).push(exports[2.0])
     # As a server that is started with --model_base_path: it knows of no labels.
     plain = config(served)
-    plain.model_config_list.config.add(
-        name="plain", base_path=str(served / "m"), model_platform="tensorflow"
-    )
+    plain.model_config_list.config.add(name="plain", base_path=str(served / "m"), model_platform="tensorflow")
     (served / "models.config").write_text(text_format.MessageToString(plain))
     flags = ["--model_config_file_poll_wait_seconds=1", "--allow_version_labels_for_unavailable_models"]
     targets = [("m", "stable"), ("m", "canary"), ("m", None), ("plain", None)]

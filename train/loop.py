@@ -86,7 +86,7 @@ def _train(
     profile: tuple[int, int],
 ) -> workdir_lib.Trained:
     # 1. The configuration, completed by the data, and its work directory.
-    config = _with_data(config, data)
+    config = with_data(config, data)
     if config.xla and strategy.num_replicas_in_sync > 1:
         raise UserError(
             f"config.xla=True: {strategy.num_replicas_in_sync} replicas are not compiled together;"
@@ -110,9 +110,8 @@ def _train(
         model=model, step=step, seconds=seconds, best=best, means=_means(model), **model.optimizers
     )
     with _checkpoint_directory(workdir / "checkpoints", chief) as directory:
-        for index in (directory, f"{directory}/best"):
-            if workdir_lib.is_index_empty(pathlib.Path(index)):
-                pathlib.Path(index, "checkpoint").unlink()
+        for folder in (directory, f"{directory}/best"):
+            workdir_lib.drop_empty_index(pathlib.Path(folder))
         manager = tf.train.CheckpointManager(checkpoint, directory, max_to_keep=config.keep_checkpoints)
         best_manager = tf.train.CheckpointManager(checkpoint, f"{directory}/best", max_to_keep=1)
         workdir_lib.restore(checkpoint, workdir / "checkpoints")
@@ -189,7 +188,12 @@ def _train(
     return workdir_lib.Trained(model, pretrained.config_to_json(config), done, float(seconds.numpy()))
 
 
-def _with_data(config: config_lib.Config, data: DataSet) -> config_lib.Config:
+def with_data(config: config_lib.Config, data: DataSet) -> config_lib.Config:
+    """The configuration with what the data decide about its model, such as the shape of the images.
+
+    Raises:
+        UserError: the family cannot learn these data, or not in the way that is configured.
+    """
     kind = zoo.family(config.family).Model
     learns = kind.learns
     if config.mixed_precision != config_lib.Precision.FLOAT32 and not kind.mixed_precision:

@@ -20,7 +20,7 @@ from typing import Any
 from absl import flags
 
 from train import fingerprint, line
-from zoo import binary, blessing
+from zoo import binary, blessing, publish
 from zoo.errors import UserError
 
 _CONFIG = flags.DEFINE_string(
@@ -119,7 +119,7 @@ def _run(stages: line.Line, base: pathlib.Path, memory: pathlib.Path) -> str:
         "export",
         {"run": trained.digest, "code": fingerprint.code("serving.export_main", family)},
         ["serving.export_main", f"--workdir={trained.output}", f"--base_dir={candidates}"],
-        output=lambda: _versions(candidates / name)[-1],
+        output=lambda: candidates / name / str(publish.versions(candidates / name)[-1]),
         digest=_export_digest,
         what=lambda path: f"{shown(path)}: {blessing.megabytes(path):.1f} MB",
     )
@@ -145,13 +145,16 @@ def _run(stages: line.Line, base: pathlib.Path, memory: pathlib.Path) -> str:
         what=lambda path: _judgement(candidate),
     )
 
+    def aside(version: pathlib.Path) -> pathlib.Path:
+        return publish.aside(version.parent, int(version.name))
+
     # 5. Validate and push. Whatever changed in the code since, the same export is not pushed twice.
     stages.stage(
         "push",
         {"candidate": exported.digest},
         ["serving.push_main", "push", str(candidate), f"--base_dir={models}"],
         output=lambda: _pushed(models / name, exported.digest),
-        digest=lambda path: _export_digest(path if path.exists() else _aside(path)),
+        digest=lambda path: _export_digest(path if path.exists() else aside(path)),
         what=lambda path: shown(path) + ("" if path.exists() else " was rolled back, and stays so"),
     )
     return f"--model_config_file={models / 'models.config'} --model_config_file_poll_wait_seconds=1"
@@ -185,12 +188,6 @@ def _learnt(workdir: pathlib.Path) -> str:
     return f"{logged[-1]['step']} steps{figures}"
 
 
-def _versions(parent: pathlib.Path) -> list[pathlib.Path]:
-    """A model's versions, the newest last."""
-    found = [path for path in parent.iterdir() if path.name.isdecimal()] if parent.is_dir() else []
-    return sorted(found, key=lambda path: int(path.name))
-
-
 def _export_digest(export: pathlib.Path) -> str:
     return blessing.digest(export) if (export / "saved_model.pb").is_file() else ""
 
@@ -206,15 +203,10 @@ def _judgement(export: pathlib.Path) -> str:
 
 def _pushed(parent: pathlib.Path, digest: str) -> pathlib.Path:
     """The newest version with these files."""
-    for version in reversed(_versions(parent)):
-        if _export_digest(version) == digest:
-            return version
+    for version in reversed(publish.versions(parent)):
+        if _export_digest(parent / str(version)) == digest:
+            return parent / str(version)
     raise UserError(f"{parent} has no version with the digest {digest}, though it was pushed")
-
-
-def _aside(version: pathlib.Path) -> pathlib.Path:
-    """Where a rollback puts a version."""
-    return version.with_name(f".rolled_back-{version.name}")
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -10,6 +10,7 @@ import json
 import pathlib
 from typing import Any
 
+from zoo import publish
 from zoo.errors import UserError
 from zoo.files import atomic_write, write_json
 
@@ -120,9 +121,8 @@ def last_blessed(parent: pathlib.Path, besides: str = "") -> Blessing | None:
     Raises:
         UserError: a judgement is damaged.
     """
-    versions = [path for path in parent.glob("*") if path.name.isdecimal()]
-    for version in sorted(versions, key=lambda path: int(path.name), reverse=True):
-        found = read(version)
+    for version in reversed(publish.versions(parent)):
+        found = read(parent / str(version))
         if found is not None and found.blessed and found.digest != besides:
             return found
     return None

@@ -61,7 +61,7 @@ def restore(checkpoint: tf.train.Checkpoint, directory: pathlib.Path) -> bool:
     Raises:
         UserError: the checkpoint is damaged or of another model; nothing is deleted.
     """
-    state = None if is_index_empty(directory) else tf.train.get_checkpoint_state(str(directory))
+    state = None if _is_index_empty(directory) else tf.train.get_checkpoint_state(str(directory))
     paths = [] if state is None else list(state.all_model_checkpoint_paths)
     paths = [p for p in paths if pathlib.Path(f"{p}.index").exists()]
     if not paths:  # a kill before the first index was written, or somebody lost it
@@ -82,9 +82,13 @@ def restore(checkpoint: tf.train.Checkpoint, directory: pathlib.Path) -> bool:
     return True
 
 
-def is_index_empty(directory: pathlib.Path) -> bool:
-    """Whether there is an index that names no checkpoint, as a full disk may leave it: TensorFlow fails on
-    it."""
+def drop_empty_index(directory: pathlib.Path) -> None:
+    """Removes an index that names no checkpoint, as a full disk may leave it: TensorFlow fails on it."""
+    if _is_index_empty(directory):
+        (directory / "checkpoint").unlink()
+
+
+def _is_index_empty(directory: pathlib.Path) -> bool:
     try:
         tf.train.get_checkpoint_state(str(directory))
     except ValueError:

@@ -226,13 +226,15 @@ def loop_side(_: str) -> dict[str, Any]:
     """Milliseconds of CPU time for a step: in the trainer, and bare."""
     import tensorflow as tf
 
+    import zoo
     from train import data, loop, optimizers, presets, strategy
 
     config = presets.load("cnn_digits")
     config.data.batch_size, config.steps, config.checkpoint_every = LOOP_BATCH, LOOP_STEPS, 10 * LOOP_STEPS
     config.eval_every = config.preview_every = 10 * LOOP_STEPS
     digits = data.load("digits")
-    model = ours_like(config, digits)
+    config = loop.with_data(config, digits)
+    model = zoo.build(config.family, config.model)
     model.compile(optimizers.make(config.optimizer, config.steps))
     iterator = iter(digits.train_batches(config.data, seed=0))
     step = tf.function(model.train_step)
@@ -261,16 +263,6 @@ def loop_side(_: str) -> dict[str, Any]:
             for side, of in seconds.items()
         },
     }
-
-
-def ours_like(config: Any, data: Any) -> Any:
-    import dataclasses
-
-    import zoo
-
-    known = {field.name for field in dataclasses.fields(config.model)}
-    decided = {name: value for name, value in data.for_model.items() if name in known}
-    return zoo.build(config.family, dataclasses.replace(config.model, **decided))
 
 
 # Comparison -------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Version folders that appear complete or not at all: the one way in which the exporter and a push add them.
+"""A model's version folders, complete or not there at all: the exporter and a push add them by `publish`.
 
 A server reads `<base>/<model>/<integer>/`, and no other name beside it. What is being written lies in
 `.incoming-*`; a version that was rolled back lies in `.rolled_back-<version>` and keeps its number, so that
@@ -30,6 +30,11 @@ def next_version(parent: pathlib.Path) -> int:
     """The number that the next version gets: higher than any was, those that were rolled back included."""
     aside = [int(p.name.removeprefix(ROLLED_BACK)) for p in parent.glob(f"{ROLLED_BACK}[0-9]*")]
     return max([*versions(parent), *aside], default=0) + 1
+
+
+def aside(parent: pathlib.Path, version: int) -> pathlib.Path:
+    """Where a version lies once it was rolled back."""
+    return parent / f"{ROLLED_BACK}{version}"
 
 
 @contextlib.contextmanager
@@ -72,7 +77,7 @@ def publish(directory: pathlib.Path, parent: pathlib.Path) -> pathlib.Path:
 
 def set_aside(parent: pathlib.Path, version: int) -> pathlib.Path:
     """Takes a version from the servers that follow the folder, and returns where it lies now."""
-    path = parent / f"{ROLLED_BACK}{version}"
+    path = aside(parent, version)
     (parent / str(version)).rename(path)
     sync(parent)
     return path
