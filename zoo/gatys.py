@@ -61,7 +61,7 @@ class Config:
     pooling: vgg19.Pooling = vgg19.Pooling.MAX
     dtype: str = "float32"  # of VGG19; bfloat16 is for CPUs that compute in it, others are slower
     minimizer: Minimizer = Minimizer.LBFGS
-    learning_rate: float = 0.05  # Adam's first; of a picture in [0, 1]
+    learning_rate: float = 0.03  # Adam's first; of a picture in [0, 1]
     steps: int = 100  # evaluations of loss and gradient, at each scale
     scales: int = 1  # coarse to fine: each scale starts from the enlarged result of half its size
     start: Start = Start.CONTENT
