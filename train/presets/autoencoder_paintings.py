@@ -33,7 +33,7 @@ def get_config() -> Config:
         denoiser_fine_channels=16,
     )
     config.data = Data(name="paintings", image_size=64, batch_size=32, augment=Augment(flip=True, zoom=0.1))
-    config.steps = 3000
+    config.steps = 9000
     config.steps_per_execution = 25
     config.preview_every = 1000
     return config

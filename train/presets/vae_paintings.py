@@ -24,11 +24,11 @@ def get_config() -> Config:
         name="vae_paintings",
         family="vae",
         model=vae.Config(
-            likelihood=vae.Likelihood.LOGISTIC, latent_dim=64, channels=16, max_channels=128, blocks=2
+            likelihood=vae.Likelihood.LOGISTIC, latent_dim=256, hidden=0, channels=16, max_channels=96
         ),
-        data=Data(name="paintings", image_size=64, batch_size=32, augment=Augment(flip=True)),
+        data=Data(name="paintings", image_size=64, batch_size=32, augment=Augment(flip=True, zoom=0.1)),
         optimizer=Optimizer(learning_rate=2e-3, schedule=Schedule.COSINE, warmup_steps=200),
-        steps=5000,
+        steps=10_000,
         steps_per_execution=25,
         eval_every=1000,
     )
