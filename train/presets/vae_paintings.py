@@ -24,7 +24,12 @@ def get_config() -> Config:
         name="vae_paintings",
         family="vae",
         model=vae.Config(
-            likelihood=vae.Likelihood.LOGISTIC, latent_dim=256, hidden=0, channels=16, max_channels=96
+            image_shape=(64, 64, 3),
+            likelihood=vae.Likelihood.LOGISTIC,
+            latent_dim=256,
+            hidden=0,
+            channels=16,
+            max_channels=96,
         ),
         data=Data(name="paintings", image_size=64, batch_size=32, augment=Augment(flip=True, zoom=0.1)),
         optimizer=Optimizer(learning_rate=2e-3, schedule=Schedule.COSINE, warmup_steps=200),
