@@ -3,17 +3,17 @@
 python -m train.main --config=autoencoder_fashion --workdir=runs/autoencoder_fashion --data_dir=<dir with
 fashion_mnist/>
 
-2 shared cores of a Xeon at 2.5 GHz, 21 minutes: MSE 0.00791 (32 principal components: 0.01514), denoising
-3.3 dB over the best classical filter; the loss was still falling.
+2 shared cores of a Xeon at 2.5 GHz, 38 minutes: MSE 0.00713 (32 principal components: 0.01514), denoising
+3.8 dB over the best classical filter.
 """
 
 from train.config import Config
 from train.presets import autoencoder_mnist
 
 GATES = (
-    "mse <= 0.0085",
+    "mse <= 0.0078",
     "mse <= last * 1.03",
-    "denoise_gain_db >= 3.0",
+    "denoise_gain_db >= 3.5",
     "denoise_gain_db >= last - 0.2",
     "latency_p95_ms <= 100",
     "size_mb <= 6",
