@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tiny
-from binaries import run_main
+from binaries import ROOT, run_main
 
 import zoo
 from train import data, evaluate
@@ -65,8 +67,9 @@ def test_a_path_that_the_family_does_not_need_is_one_clear_error():
         evaluate.evaluate(model, "cnn", data.load("digits"), {"style_dir": "paintings"})
 
 
-def test_the_binary_prints_a_table_and_writes_json(tmp_path):
-    workdir = tmp_path / "w"
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "w"
     sizes = ("steps=30", "log_every=10", "eval_every=30", "checkpoint_every=30", "preview_every=30")
     trained = run_main(
         "train.main",
@@ -75,6 +78,10 @@ def test_the_binary_prints_a_table_and_writes_json(tmp_path):
         *(f"--config.{size}" for size in sizes),
     )
     assert trained.returncode == 0, trained.stderr
+    return workdir
+
+
+def test_the_binary_prints_a_table_and_writes_json(workdir):
     done = run_main("train.evaluate_main", "--config=cnn_digits", f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
     report = json.loads((workdir / "evaluation.json").read_text())
@@ -92,6 +99,32 @@ def test_the_binary_prints_a_table_and_writes_json(tmp_path):
         assert part in shown
 
 
+# The binary with another folder of kept weights.
+KEEPING = """
+import pathlib, sys
+from zoo import pretrained
+pretrained.DIRECTORY = pathlib.Path(sys.argv.pop(1))
+from train import evaluate_main
+evaluate_main.run()
+"""
+
+
+def test_weights_are_kept_with_a_card_that_can_be_brought_up_to_date(workdir, tmp_path):
+    def kept(*flags):
+        output = f"--output={tmp_path / 'evaluation.json'}"
+        command = [sys.executable, "-c", KEEPING, tmp_path, *flags, output, "--keep"]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        folder = tmp_path / "cnn_digits"
+        return json.loads((folder / "card.json").read_text()), (folder / "weights.npz").read_bytes()
+
+    card, weights = kept(f"--workdir={workdir}")
+    assert card["metrics"].keys() == {"accuracy", "nll"} and "accuracy" in card["slices"]
+    old = {name: value for name, value in card.items() if name not in ("limits", "slices")}
+    old["metrics"] = {"accuracy": 0.0}
+    (tmp_path / "cnn_digits" / "card.json").write_text(json.dumps(old))
+    assert kept("--pretrained=cnn_digits") == (card, weights)
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
@@ -101,6 +134,7 @@ def test_the_binary_prints_a_table_and_writes_json(tmp_path):
         (["--pretrained=cnn_mnist", "--config=cnn_mnst"], "unknown preset 'cnn_mnst'"),
         (["--pretrained=cnn_mnist", "--gate=accuracy >= 1"], "only an export is blessed"),
         (["--export=/nowhere"], "/nowhere is no export"),
+        (["--export=/nowhere", "--keep"], "--keep keeps what was found of a --workdir or a --pretrained"),
     ],
 )
 def test_a_mistake_is_one_line(flags, expected):

@@ -60,7 +60,10 @@ _OUTPUT = flags.DEFINE_string(
     " blessing.json has the figures.",
 )
 _KEEP = flags.DEFINE_boolean(
-    "keep", False, "Keep the weights and a card with these metrics in zoo/weights/<preset>/."
+    "keep",
+    False,
+    "Keep the weights of a --workdir and a card with these metrics in zoo/weights/<preset>/; of a"
+    " --pretrained the card, brought up to date.",
 )
 
 
@@ -70,8 +73,8 @@ def main(_: list[str]) -> None:
         raise UserError(
             "exactly one of --workdir=<dir>, --pretrained=<preset> and --export=<dir> is expected"
         )
-    if _KEEP.value and workdir is None:
-        raise UserError("--keep keeps the weights of a --workdir")
+    if _KEEP.value and export is not None:
+        raise UserError("--keep keeps what was found of a --workdir or a --pretrained, not of an --export")
     if export is None and (_GATE.value or _BASE_DIR.value is not None):
         raise UserError("--gate and --base_dir are about an --export: only an export is blessed")
     if export is not None:
@@ -79,12 +82,16 @@ def main(_: list[str]) -> None:
     elif workdir is not None:
         _of_workdir(pathlib.Path(workdir))
     elif preset is not None:
-        _judge(
-            zoo.from_pretrained(preset),
-            pretrained.card(preset)["family"],
-            presets.load(_CONFIG.value or preset).data,
-            pathlib.Path(_OUTPUT.value or f"evaluation_{preset}.json"),
-        )
+        _of_pretrained(preset)
+
+
+def _of_pretrained(preset: str) -> None:
+    model, card = zoo.from_pretrained(preset), pretrained.card(preset)
+    source = presets.load(_CONFIG.value or preset).data
+    output = pathlib.Path(_OUTPUT.value or f"evaluation_{preset}.json")
+    report = _judge(model, card["family"], source, output)
+    if _KEEP.value:
+        print(f"kept {pretrained.keep_card(_measured(card, report, model))}")
 
 
 def _of_workdir(workdir: pathlib.Path) -> None:
@@ -163,16 +170,22 @@ def _keep(model: base.Model, report: dict[str, Any], workdir: pathlib.Path) -> p
     path = workdir / "card.json"
     if not path.exists():
         raise UserError(f"{workdir} has no card.json: its run has not reached its last step")
-    card = workdir_lib.read_card(path)
+    card = _measured(workdir_lib.read_card(path), report, model)
+    samples = workdir_lib.showpiece(workdir, model.showpiece)
+    card["samples"] = sorted(samples)
+    return pretrained.keep(model, card, samples)
+
+
+def _measured(card: dict[str, Any], report: dict[str, Any], model: base.Model) -> dict[str, Any]:
+    """The card with what was found today, and how to find it again."""
+    card = {**card, "limits": model.limits}
     card["metrics"], card["slices"] = report["metrics"], report.get("slices", {})
     if "real" in report:
         card["metrics_of_real_images"] = report["real"]
         card["judged_images"] = {"generated": report["n"], "test": report["n_test"]}
     paths = "".join(f" --{name}=<path>" for name in ("style_dir", "vgg19_weights") if name in card["model"])
     card["evaluation"] = f"python -m train.evaluate_main --pretrained={card['name']} --data_dir=<dir>{paths}"
-    samples = workdir_lib.showpiece(workdir, model.showpiece)
-    card["samples"] = sorted(samples)
-    return pretrained.keep(model, card, samples)
+    return card
 
 
 def run() -> None:

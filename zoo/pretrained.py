@@ -118,8 +118,15 @@ def keep(model: "base.Model", description: dict[str, Any], previews: dict[str, b
     atomic_write(directory / "weights.npz", buffer.getvalue())
     for name, content in previews.items():
         atomic_write(directory / name, content)
-    write_json(directory / "card.json", description)
+    keep_card(description)
     return directory
+
+
+def keep_card(description: dict[str, Any]) -> pathlib.Path:
+    """Writes a kept preset's card and returns its path."""
+    path = DIRECTORY / description["name"] / "card.json"
+    write_json(path, description)
+    return path
 
 
 def round_weights(model: "base.Model") -> None:
