@@ -41,7 +41,31 @@ class Rate(keras.optimizers.schedules.LearningRateSchedule):
 
 
 @keras.saving.register_keras_serializable("atelier")
-class AdamW(keras.optimizers.AdamW):
+class Adam(keras.optimizers.Adam):
+    """Adam whose update is one operation for each variable, which reads and writes every number once: Keras
+    makes a dozen of it, and of a wide dense layer that time is the memory's. The result is the same, but for
+    rows of a table that a batch looks up several times: their gradients are summed before they are squared,
+    as in the paper; Keras sums the squares."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        step = tf.cast(self.iterations + 1, variable.dtype)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            beta1_power=self.beta_1**step,
+            beta2_power=self.beta_2**step,
+            lr=tf.cast(learning_rate, variable.dtype),
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=tf.cast(tf.convert_to_tensor(gradient), variable.dtype),
+        )
+
+
+@keras.saving.register_keras_serializable("atelier")
+class AdamW(Adam, keras.optimizers.AdamW):
     """Decay pulls kernels toward zero; biases and normalization scales have nothing to shrink."""
 
     def __init__(self, *args, **kwargs):
@@ -57,7 +81,7 @@ def make(
     if config.name == config_lib.OptimizerName.ADAMW:
         optimizer = AdamW(rate, weight_decay=config.weight_decay, beta_1=config.beta_1)
     else:
-        optimizer = keras.optimizers.Adam(rate, beta_1=config.beta_1)
+        optimizer = Adam(rate, beta_1=config.beta_1)
     if precision == config_lib.Precision.FLOAT16:
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
