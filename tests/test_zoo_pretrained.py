@@ -17,7 +17,7 @@ from zoo.errors import UserError
 PRESETS = [
     *("autoencoder_fashion", "autoencoder_mnist", "cnn_fashion", "cnn_mnist", "cnn_paintings"),
     *("gan_fashion", "gan_mnist", "gan_paintings", "rnn_chorales", "rnn_shakespeare", "rnn_tang"),
-    *("stylizer_paintings", "vae_fashion", "vae_mnist"),
+    *("stylizer_paintings", "vae_fashion", "vae_mnist", "vae_paintings"),
 ]
 
 

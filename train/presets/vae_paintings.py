@@ -2,8 +2,9 @@
 
 python -m train.main --config=vae_paintings --workdir=runs/vae_paintings --data_dir=<dir with paintings/>
 
-2 shared cores of a Xeon at 2.5 GHz, 13 minutes: -ELBO 57527 nats (6.75 bits for each number);
-palettes and blurred shapes. No weights of it are kept: they are 7.5 MB.
+2 shared cores of a Xeon at 2.5 GHz, 26 minutes: -ELBO 51,831 nats (6.09 bits for each number), Frechet distance
+20.3 (real images: 0.3). It reconstructs well; its samples are textures in a painting's colours, since the prior
+lets the places of the map know nothing of each other.
 """
 
 from train.config import Config, Data, Optimizer, Schedule
@@ -11,6 +12,7 @@ from train.data.pipeline import Augment
 from zoo import vae
 
 GATES = (
+    "bits_per_dim <= 6.2",
     "negative_elbo <= last + 50",
     "near_copies <= 0.02",
     "nearest_train_ratio >= 0.9",
