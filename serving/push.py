@@ -464,7 +464,8 @@ def _copy(export: pathlib.Path, copy: pathlib.Path) -> None:
 def _result(entry: audit.Entry) -> str:
     version, before = entry.version, entry.from_version
     if entry.action == "rollback":
-        return f"{entry.model}: back to version {version}; version {before} lies in .rolled_back-{before}"
+        aside = f"{publish.ROLLED_BACK}{before}"
+        return f"{entry.model}: back to version {version}; version {before} lies in {aside}"
     if entry.label == rollout.CANARY:
         return f"{entry.model}: version {version} is the canary beside version {before}"
     return f"{entry.model}: version {version} is stable" + (f", after version {before}" if before else "")

@@ -121,6 +121,7 @@ def test_weights_are_kept_with_a_card_that_can_be_brought_up_to_date(workdir, tm
     assert card["metrics"].keys() == {"accuracy", "nll"} and "accuracy" in card["slices"]
     old = {name: value for name, value in card.items() if name not in ("limits", "slices")}
     old["metrics"] = {"accuracy": 0.0}
+    old["judged_images"] = {"generated": 1, "test": 1}  # of figures that are no longer there
     (tmp_path / "cnn_digits" / "card.json").write_text(json.dumps(old))
     assert kept("--pretrained=cnn_digits") == (card, weights)
 
@@ -134,6 +135,7 @@ def test_weights_are_kept_with_a_card_that_can_be_brought_up_to_date(workdir, tm
         (["--pretrained=cnn_mnist", "--config=cnn_mnst"], "unknown preset 'cnn_mnst'"),
         (["--pretrained=cnn_mnist", "--gate=accuracy >= 1"], "only an export is blessed"),
         (["--export=/nowhere"], "/nowhere is no export"),
+        (["--pretrained=cnn_mnist", "--config=cnn_fashion", "--keep"], "leave --config out"),
         (["--export=/nowhere", "--keep"], "--keep keeps what was found of a --workdir or a --pretrained"),
     ],
 )

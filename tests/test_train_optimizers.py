@@ -65,8 +65,32 @@ def test_a_checkpoint_of_keras_adam_goes_on(tmp_path):
     theirs = _optimizer(False, True)
     _steps(theirs, variables, dense=True)
     path = tf.train.Checkpoint(optimizer=theirs).save(str(tmp_path / "c"))
+    learnt = [v.numpy() for v in variables.values()]
+    want = _steps(theirs, variables, dense=True, steps=2)
+
+    for variable, value in zip(variables.values(), learnt, strict=True):
+        variable.assign(value)
     ours = _optimizer(True, True)
     ours.build(list(variables.values()))
     tf.train.Checkpoint(optimizer=ours).restore(path).assert_consumed()
-    for ours_value, theirs_value in zip(ours.variables, theirs.variables, strict=True):
+    found = _steps(ours, variables, dense=True, steps=2)
+    for ours_value, theirs_value in zip(found, want, strict=True):
+        np.testing.assert_allclose(ours_value, theirs_value, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_of_a_row_that_is_looked_up_twice_are_summed_before_they_are_squared():
+    table = keras.Variable(np.zeros([2, 1]), dtype="float32")
+    optimizer = optimizers.Adam(0.1, beta_2=0.5)
+    optimizer.build([table])
+    optimizer.apply([tf.IndexedSlices(tf.constant([[1.0], [2.0]]), tf.constant([1, 1]), [2, 1])], [table])
+    velocity = next(v for v in optimizer.variables if "velocity" in v.path)
+    np.testing.assert_allclose(velocity, [[0.0], [0.5 * 3.0**2]])
+
+
+def test_amsgrad_is_keras():
+    ours, theirs = (
+        _steps(kind(0.1, amsgrad=True), _variables(), dense=True)
+        for kind in (optimizers.Adam, keras.optimizers.Adam)
+    )
+    for ours_value, theirs_value in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(ours_value, theirs_value)

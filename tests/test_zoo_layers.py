@@ -40,6 +40,26 @@ def test_batch_normalization_is_keras(shape, training):
         np.testing.assert_allclose(ours_value, theirs_value, rtol=2e-4, atol=2e-5)
 
 
+def test_one_replica_learns_through_one_operation_and_two_do_not(mirrored):
+    layer, _ = _pair((5, 6, 3))
+
+    def operations(**options):
+        function = tf.function(lambda x: layer(x, **options))
+        traced = function.get_concrete_function(tf.TensorSpec([7, 5, 6, 3]))
+        return {operation.type for operation in traced.graph.get_operations()}
+
+    assert "FusedBatchNormV3" in operations(training=True)
+    with mirrored.scope():
+        assert "FusedBatchNormV3" not in operations(training=True)
+
+
+def test_batch_normalization_is_rebuilt_from_its_configuration():
+    layer = layers.batch_norm("one", momentum=0.9)
+    again = keras.layers.deserialize(keras.layers.serialize(layer))
+    assert type(again) is layers.BatchNormalization
+    assert again.get_config() == layer.get_config()
+
+
 def test_batch_normalization_of_one_number_is_its_offset():
     layer = layers.batch_norm("one")
     y = layer(tf.fill([1, 1, 1, 2], 5.0), training=True)

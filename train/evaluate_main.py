@@ -75,6 +75,8 @@ def main(_: list[str]) -> None:
         )
     if _KEEP.value and export is not None:
         raise UserError("--keep keeps what was found of a --workdir or a --pretrained, not of an --export")
+    if _KEEP.value and _CONFIG.value is not None and _CONFIG.value != preset:
+        raise UserError("--keep keeps what was found on the model's own data; leave --config out")
     if export is None and (_GATE.value or _BASE_DIR.value is not None):
         raise UserError("--gate and --base_dir are about an --export: only an export is blessed")
     if export is not None:
@@ -180,6 +182,8 @@ def _measured(card: dict[str, Any], report: dict[str, Any], model: base.Model) -
     """The card with what was found today, and how to find it again."""
     card = {**card, "limits": model.limits}
     card["metrics"], card["slices"] = report["metrics"], report.get("slices", {})
+    for name in ("metrics_of_real_images", "judged_images"):
+        card.pop(name, None)
     if "real" in report:
         card["metrics_of_real_images"] = report["real"]
         card["judged_images"] = {"generated": report["n"], "test": report["n_test"]}

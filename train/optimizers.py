@@ -48,6 +48,9 @@ class Adam(keras.optimizers.Adam):
     as in the paper; Keras sums the squares."""
 
     def update_step(self, gradient, variable, learning_rate):
+        if self.amsgrad:
+            super().update_step(gradient, variable, learning_rate)
+            return
         index = self._get_variable_index(variable)
         step = tf.cast(self.iterations + 1, variable.dtype)
         tf.raw_ops.ResourceApplyAdam(

@@ -13,6 +13,7 @@ class Network(keras.Model):
         return tf.nest.map_structure(lambda x: tf.cast(x, tf.float32), outputs)
 
 
+@keras.saving.register_keras_serializable("atelier")
 class BatchNormalization(keras.layers.BatchNormalization):
     """Batch normalization whose statistics are those of the *global* batch.
 
@@ -21,12 +22,14 @@ class BatchNormalization(keras.layers.BatchNormalization):
     whole batch, feature maps are learnt through TensorFlow's fused one, whose result is the same.
     """
 
-    def __init__(self, momentum: float, name: str):
-        super().__init__(momentum=momentum, synchronized=True, name=name)
+    def __init__(self, synchronized: bool = True, **options):
+        super().__init__(synchronized=synchronized, **options)
 
     def call(self, inputs, training=None, mask=None):
         alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
-        if not (training and self.trainable and alone and len(inputs.shape) == 4):
+        plain = self.scale and self.center and not self.renorm and mask is None
+        maps = len(inputs.shape) == 4 and self.axis in (-1, 3)
+        if not (training and self.trainable and alone and plain and maps):
             return super().call(inputs, training=training, mask=mask)
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
@@ -46,7 +49,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 def batch_norm(name: str, momentum: float = 0.99) -> BatchNormalization:
     """See `BatchNormalization`."""
-    return BatchNormalization(momentum, name)
+    return BatchNormalization(momentum=momentum, name=name)
 
 
 def checked_label(label: tf.Tensor, lowest: int, classes: int) -> tf.Tensor:

@@ -20,16 +20,19 @@ _ABANDONED_SECONDS = 24 * 3600
 
 
 def versions(parent: pathlib.Path) -> list[int]:
-    """The versions that servers see in a model's folder, the lowest first; none if there is no folder."""
+    """The versions that servers see in a model's folder, the lowest first; none if there is no folder.
+
+    A server would read 007, too; nothing here writes it, and 7 does not lead there.
+    """
     if not parent.is_dir():
         return []
-    return sorted(int(p.name) for p in parent.iterdir() if p.name.isdecimal())
+    return sorted(int(p.name) for p in parent.iterdir() if p.name.isdecimal() and p.name == str(int(p.name)))
 
 
 def next_version(parent: pathlib.Path) -> int:
     """The number that the next version gets: higher than any was, those that were rolled back included."""
-    aside = [int(p.name.removeprefix(ROLLED_BACK)) for p in parent.glob(f"{ROLLED_BACK}[0-9]*")]
-    return max([*versions(parent), *aside], default=0) + 1
+    names = [p.name.removeprefix(ROLLED_BACK) for p in parent.glob("*")]
+    return max((int(name) for name in names if name.isdecimal()), default=0) + 1
 
 
 def aside(parent: pathlib.Path, version: int) -> pathlib.Path:

@@ -310,7 +310,8 @@ class Model(base.Model):
     showpiece = "samples"
     limits = (
         "For exploring a data set by its codes, and for its bounds on the likelihood; samples are softer "
-        "than a GAN's. A high likelihood does not say that a picture is like its data."
+        "than a GAN's, and mere textures where the code is a map. A high likelihood does not say that a "
+        "picture is like its data."
     )
 
     def __init__(self, config: Config, seed: int = 0):

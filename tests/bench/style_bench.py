@@ -354,22 +354,22 @@ def figures(parts: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-# What each figure says, in the README's words.
+# What each figure says, in the README's words; of a plan.
 SENTENCES = {
     "a step in float32 to PyTorch's": "a step takes {:.2f} x PyTorch's time in float32",
     "a step in bfloat16 to PyTorch's": "{:.2f} x in bfloat16",
-    "loss left by L-BFGS": "100 evaluations of L-BFGS leave {:.1%} of the loss",
+    "loss left by L-BFGS": "{plan.evaluations} evaluations of L-BFGS leave {:.1%} of the loss",
     "Adam's loss to L-BFGS'": "Adam's are {:.2f} x what L-BFGS leaves",
     "bfloat16's loss to float32's": "a picture made in bfloat16 has {:.3f} x the loss",
     "time to the keras.io example's loss to its own": (
-        "the loss that keras.io's example has after 400 steps is reached in {:.1%} of its time"
+        "keras.io's example's loss after {plan.example_steps} steps is reached in {:.1%} of its time"
     ),
     "a step to the keras.io example's": "a step takes {:.2f} x its",
 }
 
 
 def summary(plan: Plan, ratios: dict[str, float]) -> str:
-    said = [sentence.format(ratios[name]) for name, sentence in SENTENCES.items() if name in ratios]
+    said = [SENTENCES[name].format(value, plan=plan) for name, value in ratios.items()]
     return f"Gatys at {plan.side}x{plan.side}: {'; '.join(said)}"
 
 

@@ -2,9 +2,9 @@
 
 python -m train.main --config=vae_paintings --workdir=runs/vae_paintings --data_dir=<dir with paintings/>
 
-2 shared cores of a Xeon at 2.5 GHz, 26 minutes: -ELBO 51,831 nats (6.09 bits for each number), Frechet distance
-20.3 (real images: 0.3). It reconstructs well; its samples are textures in a painting's colours, since the prior
-lets the places of the map know nothing of each other.
+2 shared cores of a Xeon at 2.5 GHz, 26 minutes: -ELBO 51,831 nats (6.09 bits for each number), FD on
+features 35.0 (real images: 0.8). It reconstructs well; its samples are textures in a painting's colours: the
+prior lets the places of the map know nothing of each other.
 """
 
 from train.config import Config, Data, Optimizer, Schedule
@@ -17,7 +17,7 @@ GATES = (
     "near_copies <= 0.02",
     "nearest_train_ratio >= 0.9",
     "latency_p95_ms <= 100",
-    "size_mb <= 21",
+    "size_mb <= 9",
 )
 
 
