@@ -194,7 +194,7 @@ def adam_start(x: tf.Tensor, steps: tf.Tensor, rate: float) -> Adam:
 def adam_advance(state: Adam, loss: tf.Tensor, gradient: tf.Tensor) -> Adam:
     """The next state, given loss `[]` and gradient `[N]` at `state.trial`."""
     # A short memory for the squares, as the first gradients of a style are large: 100 evaluations at 128x128
-    # leave 1.2 times L-BFGS' loss, with 0.99 at the same rate 1.7 times. Below beta1² a step would outlive its
+    # leave 1.2 times L-BFGS' loss, with 0.99 at the same rate 1.7 times. Below beta1² a step outlives its
     # gradient.
     beta1, beta2 = 0.9, 0.85
     done = state.done + 1.0
