@@ -54,7 +54,7 @@ SIGNATURES = {
     },
     "stylizer": {
         "stylize": ({"image", "style_weights", "strength"}, {"image"}),
-        "stylize_bytes": ({"image_bytes", "style", "strength", "preserve_color"}, {"image_bytes"}),
+        "stylize_bytes": ({"image_bytes", "style", "strength", "preserve_color", "format"}, {"image_bytes"}),
     },
 }
 

@@ -119,6 +119,20 @@ def test_a_file_of_strength_zero_is_the_photo(model):
     assert -10 * np.log10(np.square(painted - smooth).mean()) > 30
 
 
+def test_the_answer_is_jpeg_or_png_as_asked(model, photo):
+    encoded = tf.constant([file(photo)] * 3)
+    ask = functools.partial(signatures(model)["stylize_bytes"], style=tf.constant([b"reds"] * 3))
+    answer = ask(image_bytes=encoded, format=tf.constant([b"png", b"jpeg", b"png"]))["image_bytes"].numpy()
+    pictures = [Image.open(io.BytesIO(each)) for each in answer]
+    assert [picture.format for picture in pictures] == ["PNG", "JPEG", "PNG"]
+    # A PNG holds what was painted, to the level.
+    painted = stylized(model, np.round(photo * 255) / 255, [1.0, 0.0])
+    assert np.abs(np.asarray(pictures[0], np.float32) / 255.0 - painted).max() <= 1 / 255
+    assert ask(image_bytes=encoded)["image_bytes"][0] == answer[1]  # JPEG, where nothing is said
+    with pytest.raises(tf.errors.InvalidArgumentError, match="format: jpeg or png is expected"):
+        ask(image_bytes=encoded, format=tf.constant([b"webp"]))
+
+
 def test_styles_are_mixed_by_name(model, photo):
     encoded = file(photo)
     one = from_bytes(model, encoded, b"reds:1,blues:3")

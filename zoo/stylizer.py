@@ -439,6 +439,7 @@ class Model(base.Model):
                 tf.TensorSpec([None], tf.string, "style"),
                 tf.TensorSpec([None], tf.float32, "strength"),
                 tf.TensorSpec([None], tf.bool, "preserve_color"),
+                tf.TensorSpec([None], tf.string, "format"),
             ]
         )
         def stylize_bytes(
@@ -446,25 +447,34 @@ class Model(base.Model):
             style,
             strength=tf.constant([1.0]),  # noqa: B008
             preserve_color=tf.constant([False]),  # noqa: B008
+            format=tf.constant(["jpeg"]),  # noqa: B008
         ):
-            """Picture files in (JPEG, PNG, GIF, BMP, WebP), JPEG files of the same size out; a style's name
-            or several with weights, `a:2,b:1`; preserve_color keeps the photo's colours."""
+            """Picture files in (JPEG, PNG, GIF, BMP, WebP), files of the same size out, `jpeg` or `png`; a
+            style's name or several with weights, `a:2,b:1`; preserve_color keeps the photo's colours."""
             rows = tf.shape(image_bytes)
+            known = tf.reduce_all((format == "jpeg") | (format == "png"))
+            asked = tf.debugging.Assert(known, ["format: jpeg or png is expected, given ", format])
+            with tf.control_dependencies([asked]):
+                as_png = tf.broadcast_to(format == "png", rows)
             mix = _mix(self._named(style), tf.broadcast_to(strength, rows))
 
             def paint(row):
-                encoded, mix, keep = row
+                encoded, mix, keep, as_png = row
                 photo = images.decode_image(encoded, MOST_PIXELS)
                 shape = tf.shape(photo)
                 with tf.control_dependencies(_size_checks(shape[0], shape[1])):
                     image = self.painted(photo[None], mix[None])[0]
                 image = tf.cond(keep, lambda: images.with_color_of(image, photo), lambda: image)
                 pixels = tf.image.convert_image_dtype(image, tf.uint8, saturate=True)
-                return tf.io.encode_jpeg(pixels, quality=95, chroma_downsampling=False)
+                return tf.cond(
+                    as_png,
+                    lambda: tf.io.encode_png(pixels),
+                    lambda: tf.io.encode_jpeg(pixels, quality=95, chroma_downsampling=False),
+                )
 
             painted = tf.map_fn(
                 paint,
-                (image_bytes, mix, tf.broadcast_to(preserve_color, rows)),
+                (image_bytes, mix, tf.broadcast_to(preserve_color, rows), as_png),
                 fn_output_signature=tf.TensorSpec([], tf.string),
                 parallel_iterations=1,
             )
@@ -505,6 +515,7 @@ class Model(base.Model):
                 "style": np.array([names[0].encode(), names[-1].encode(), mixed.encode()], object),
                 "strength": np.array([1.0, 0.5, 1.0], np.float32),
                 "preserve_color": np.array([False, False, True]),
+                "format": np.array([b"jpeg", b"png", b"jpeg"], object),
             },
         }
 
