@@ -15,7 +15,8 @@ from zoo import pretrained
 from zoo.errors import UserError
 
 PRESETS = [
-    *("autoencoder_fashion", "autoencoder_mnist", "cnn_fashion", "cnn_mnist", "cnn_paintings"),
+    *("autoencoder_fashion", "autoencoder_mnist", "autoencoder_paintings"),
+    *("cnn_fashion", "cnn_mnist", "cnn_paintings"),
     *("gan_fashion", "gan_mnist", "gan_paintings", "rnn_chorales", "rnn_shakespeare", "rnn_tang"),
     *("stylizer_paintings", "vae_fashion", "vae_mnist", "vae_paintings"),
 ]

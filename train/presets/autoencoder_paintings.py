@@ -3,8 +3,8 @@
 python -m train.main --config=autoencoder_paintings --workdir=runs/autoencoder_paintings --data_dir=<dir with
 paintings/>
 
-2 shared cores of a Xeon at 2.5 GHz, 12 minutes: MSE 0.00856, where 256 principal components have 0.00729, and
-non-local means takes away noise better by 0.9 dB: too short a run to keep weights of.
+2 shared cores of a Xeon at 2.5 GHz, 53 minutes: MSE 0.00690 (256 principal components: 0.00729), denoising
+0.9 dB over the best classical filter; 3,306 paintings are few: the training loss is a third lower.
 """
 
 from train.config import Config, Data
@@ -13,8 +13,9 @@ from train.presets import autoencoder_mnist
 from zoo import autoencoder
 
 GATES = (
+    "mse <= 0.0073",
     "mse <= last * 1.03",
-    "denoise_gain_db >= 0",
+    "denoise_gain_db >= 0.6",
     "denoise_gain_db >= last - 0.2",
     "latency_p95_ms <= 100",
     "size_mb <= 12",
