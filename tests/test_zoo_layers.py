@@ -10,7 +10,7 @@ from zoo import layers
 
 def _pair(shape):
     """The project's batch normalization and Keras', with the same weights, none as they start."""
-    ours, theirs = layers.batch_norm("ours", momentum=0.9), keras.layers.BatchNormalization(momentum=0.9)
+    ours, theirs = layers.BatchNormalization(momentum=0.9), keras.layers.BatchNormalization(momentum=0.9)
     random = np.random.default_rng(0)
     for layer in (ours, theirs):
         layer.build((None, *shape))
@@ -54,14 +54,14 @@ def test_one_replica_learns_through_one_operation_and_two_do_not(mirrored):
 
 
 def test_batch_normalization_is_rebuilt_from_its_configuration():
-    layer = layers.batch_norm("one", momentum=0.9)
+    layer = layers.BatchNormalization(momentum=0.9, name="one")
     again = keras.layers.deserialize(keras.layers.serialize(layer))
     assert type(again) is layers.BatchNormalization
     assert again.get_config() == layer.get_config()
 
 
 def test_batch_normalization_of_one_number_is_its_offset():
-    layer = layers.batch_norm("one")
+    layer = layers.BatchNormalization(name="one")
     y = layer(tf.fill([1, 1, 1, 2], 5.0), training=True)
     np.testing.assert_allclose(y, np.zeros([1, 1, 1, 2]), atol=1e-6)
     np.testing.assert_allclose(layer.moving_variance, [0.99, 0.99], atol=1e-6)

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from zoo import base, layers, rng
+from zoo import base, layers, pyramid, rng
 from zoo.images import decode_images
 
 
@@ -42,24 +42,14 @@ class Config:
 
     def validate(self) -> None:
         """Raises `ValueError` that names the field, its value and what is expected."""
-        height, width, channels = self.image_shape
-        if channels not in (1, 3):
-            raise ValueError(f"image_shape={self.image_shape}: 1 or 3 channels expected")
-        if height % 2 or width % 2 or min(height, width) < 6:
-            raise ValueError(
-                f"image_shape={self.image_shape}: the sides must be even and above 4; set data.image_size"
-            )
+        pyramid.check_image_shape(self.image_shape)
         for field in dataclasses.fields(self)[1:]:
             value = getattr(self, field.name)
             least = 0 if field.name in ("hidden", "denoiser_fine_channels") else 1
             if value < least:
                 raise ValueError(f"{field.name}={value}: at least {least} is expected")
-        height, width, _ = _smallest(self)
-        if not self.hidden and self.code_dim % (height * width):
-            raise ValueError(
-                f"code_dim={self.code_dim}: with hidden=0 a multiple of {height * width} is expected, the"
-                f" places of a map of {self.image_shape}"
-            )
+        if not self.hidden:
+            pyramid.check_map("code_dim", self.code_dim, self.image_shape)
 
 
 # Networks ---------------------------------------------------------------------------------------
@@ -68,41 +58,9 @@ class Config:
 _SOFT = 4.0  # the code is tanh(x / 4): almost linear where most of it lies
 
 
-def _widths(image_shape: tuple[int, int, int], channels: int, max_channels: int) -> list[int]:
-    """The width of each resolution, from half the image's down.
-
-    Sides are halved while both are even and above 4: 28 → 14 → 7, 64 → 32 → 16 → 8 → 4, 8 → 4.
-    """
-    height, width, _ = image_shape
-    widths = []
-    while height % 2 == 0 and width % 2 == 0 and min(height, width) > 4:
-        height, width = height // 2, width // 2
-        widths.append(min(channels, max_channels))
-        channels *= 2
-    return widths
-
-
-def _smallest(config: Config) -> tuple[int, int, int]:
-    """Height, width and feature maps of the coder's lowest resolution."""
-    widths = _widths(config.image_shape, config.channels, config.max_channels)
-    height, width, _ = config.image_shape
-    return height >> len(widths), width >> len(widths), widths[-1]
-
-
-def _conv(x: keras.KerasTensor, width: int, name: str, kernel: int = 3, stride: int = 1, zeros: bool = False):
-    return keras.layers.Conv2D(
-        width,
-        kernel,
-        strides=stride,
-        padding="same",
-        kernel_initializer="zeros" if zeros else "he_normal",
-        name=name,
-    )(x)
-
-
 def _down(x: keras.KerasTensor, width: int, name: str) -> keras.KerasTensor:
     """`[B, h, w, c]` → `[B, h / 2, w / 2, width]`."""
-    return _conv(x, width, name, kernel=4, stride=2)
+    return pyramid.conv(x, width, name, kernel=4, stride=2)
 
 
 def _up(x: keras.KerasTensor, width: int, name: str, initializer: str = "glorot_uniform"):
@@ -112,48 +70,34 @@ def _up(x: keras.KerasTensor, width: int, name: str, initializer: str = "glorot_
     )(x)
 
 
-def _relu(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
-    return keras.layers.ReLU(name=name)(x)
-
-
-def _blocks(x: keras.KerasTensor, count: int, name: str) -> keras.KerasTensor:
-    """Pre-activation residual blocks that start as the identity and need no normalization for it."""
-    width = x.shape[-1]
-    for i in range(count):
-        y = _conv(_relu(x, f"{name}_{i}_relu1"), width, f"{name}_{i}_conv1")
-        y = _conv(_relu(y, f"{name}_{i}_relu2"), width, f"{name}_{i}_conv2", zeros=True)
-        x = keras.layers.Add(name=f"{name}_{i}_add")([x, y])
-    return x
-
-
 def _dense_block(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
     """The same of dense layers, with a ReLU behind it: `[B, D]` → `[B, D]`."""
     width = x.shape[-1]
     y = keras.layers.Dense(width, kernel_initializer="he_normal", name=f"{name}_dense1")(
-        _relu(x, f"{name}_relu1")
+        pyramid.relu(x, f"{name}_relu1")
     )
     y = keras.layers.Dense(width, kernel_initializer="zeros", name=f"{name}_dense2")(
-        _relu(y, f"{name}_relu2")
+        pyramid.relu(y, f"{name}_relu2")
     )
-    return _relu(keras.layers.Add(name=f"{name}_add")([x, y]), f"{name}_relu3")
+    return pyramid.relu(keras.layers.Add(name=f"{name}_add")([x, y]), f"{name}_relu3")
 
 
 def encoder(config: Config) -> keras.Model:
     """Image `[B, H, W, C]` in `[0, 1]` → code `[B, D]` in `[-1, 1]`."""
     image = keras.Input(config.image_shape, name="image")
     x = image
-    for i, width in enumerate(_widths(config.image_shape, config.channels, config.max_channels)):
-        x = _down(_relu(x, f"down{i}_relu") if i else x, width, f"down{i}")
-        x = _blocks(x, config.blocks, f"down{i}")
+    for i, width in enumerate(pyramid.widths(config.image_shape, config.channels, config.max_channels)):
+        x = _down(pyramid.relu(x, f"down{i}_relu") if i else x, width, f"down{i}")
+        x = pyramid.blocks(x, config.blocks, f"down{i}")
     # Bounded, so that one byte can hold each number; softly, as a tanh that starts saturated learns slowly.
-    x = _relu(x, "last_relu")
+    x = pyramid.relu(x, "last_relu")
     if config.hidden:
         x = keras.layers.Flatten(name="flatten")(x)
         x = _dense_block(keras.layers.Dense(config.hidden, name="hidden")(x), "hidden")
         x = keras.layers.Dense(config.code_dim, name="unbounded")(x)
     else:
-        height, width, _ = _smallest(config)
-        x = _conv(x, config.code_dim // (height * width), "unbounded")
+        height, width = pyramid.smallest(config.image_shape)
+        x = pyramid.conv(x, config.code_dim // (height * width), "unbounded")
         x = keras.layers.Flatten(name="flatten")(x)
     code = keras.layers.Activation("tanh", name="code")(keras.layers.Rescaling(1 / _SOFT, name="soft")(x))
     return layers.Network(image, code, name="encoder")
@@ -164,8 +108,8 @@ def decoder(config: Config) -> keras.Model:
 
     A sigmoid here would stay in the mean image for epochs: where it says black, it has no gradient left.
     """
-    widths = _widths(config.image_shape, config.channels, config.max_channels)
-    smallest = _smallest(config)
+    widths = pyramid.widths(config.image_shape, config.channels, config.max_channels)
+    smallest = (*pyramid.smallest(config.image_shape), widths[-1])
     code = keras.Input((config.code_dim,), name="code")
     x = keras.layers.Rescaling(_SOFT, name="soft")(code)
     if config.hidden:
@@ -175,9 +119,9 @@ def decoder(config: Config) -> keras.Model:
     else:
         height, width, channels = smallest
         x = keras.layers.Reshape((height, width, config.code_dim // (height * width)), name="reshape")(x)
-        x = _conv(x, channels, "project")
+        x = pyramid.conv(x, channels, "project")
     for i in reversed(range(len(widths))):
-        x = _relu(_blocks(x, config.blocks, f"up{i}"), f"up{i}_relu")
+        x = pyramid.relu(pyramid.blocks(x, config.blocks, f"up{i}"), f"up{i}_relu")
         if i:
             x = _up(x, widths[i - 1], f"up{i}")
     image = _up(x, config.image_shape[2], "image")
@@ -187,26 +131,27 @@ def decoder(config: Config) -> keras.Model:
 def denoiser(config: Config) -> keras.Model:
     """Corrupted image `[B, H, W, C]` → what to subtract to restore it, same shape; zero before training."""
     channels = config.image_shape[2]
-    widths = _widths(config.image_shape, config.denoiser_channels, config.denoiser_max_channels)
+    widths = pyramid.widths(config.image_shape, config.denoiser_channels, config.denoiser_max_channels)
     image = keras.Input(config.image_shape, name="image")
     x, seen = image, []
     fine = config.denoiser_fine_channels
     if fine:
-        x = finest = _blocks(_conv(image, fine, "fine_down"), config.denoiser_blocks, "fine_down")
+        x = pyramid.conv(image, fine, "fine_down")
+        x = finest = pyramid.blocks(x, config.denoiser_blocks, "fine_down")
     for i, width in enumerate(widths):
-        x = _down(_relu(x, f"down{i}_relu") if i or fine else x, width, f"down{i}")
-        x = _blocks(x, config.denoiser_blocks, f"down{i}")
+        x = _down(pyramid.relu(x, f"down{i}_relu") if i or fine else x, width, f"down{i}")
+        x = pyramid.blocks(x, config.denoiser_blocks, f"down{i}")
         seen.append(x)
     for i in reversed(range(len(widths))):
         if i < len(widths) - 1:
             x = keras.layers.Add(name=f"up{i}_skip")([x, seen[i]])
-        x = _relu(_blocks(x, config.denoiser_blocks, f"up{i}"), f"up{i}_relu")
+        x = pyramid.relu(pyramid.blocks(x, config.denoiser_blocks, f"up{i}"), f"up{i}_relu")
         if i:
             x = _up(x, widths[i - 1], f"up{i}")
     if fine:
         x = keras.layers.Add(name="fine_up_skip")([_up(x, fine, "up0"), finest])
-        x = _relu(_blocks(x, config.denoiser_blocks, "fine_up"), "fine_up_relu")
-        noise = _conv(x, channels, "noise", zeros=True)
+        x = pyramid.relu(pyramid.blocks(x, config.denoiser_blocks, "fine_up"), "fine_up_relu")
+        noise = pyramid.conv(x, channels, "noise", zeros=True)
     else:
         noise = _up(x, channels, "noise", "zeros")
     return layers.Network(image, noise, name="denoiser")

@@ -69,7 +69,7 @@ def _conv(x: keras.KerasTensor, width: int, kernel: int, stride: int, name: str)
 
 def _block(x: keras.KerasTensor, width: int, stride: int, name: str) -> keras.KerasTensor:
     """Pre-activation residual block: `[B, h, w, c]` → `[B, h/stride, w/stride, width]`."""
-    y = layers.batch_norm(f"{name}_bn1", momentum=0.95)(x)
+    y = layers.BatchNormalization(momentum=0.95, name=f"{name}_bn1")(x)
     y = keras.layers.ReLU(name=f"{name}_relu1")(y)
     shortcut = x
     if stride > 1 or x.shape[-1] != width:
@@ -81,7 +81,7 @@ def _block(x: keras.KerasTensor, width: int, stride: int, name: str) -> keras.Ke
             )(y)
         shortcut = _conv(shortcut, width, 1, 1, f"{name}_shortcut")
     y = _conv(y, width, 3, stride, f"{name}_conv1")
-    y = layers.batch_norm(f"{name}_bn2", momentum=0.95)(y)
+    y = layers.BatchNormalization(momentum=0.95, name=f"{name}_bn2")(y)
     y = keras.layers.ReLU(name=f"{name}_relu2")(y)
     y = _conv(y, width, 3, 1, f"{name}_conv2")
     return keras.layers.Add(name=f"{name}_add")([shortcut, y])
@@ -95,7 +95,7 @@ def trunk(config: Config) -> keras.Model:
     for stage, width in enumerate(config.widths):
         for block in range(config.blocks):
             x = _block(x, width, 2 if block == 0 else 1, f"stage{stage}_block{block}")
-    x = layers.batch_norm("last_bn", momentum=0.95)(x)
+    x = layers.BatchNormalization(momentum=0.95, name="last_bn")(x)
     x = keras.layers.ReLU(name="features")(x)
     return layers.Network(image, x, name="trunk")
 
@@ -114,7 +114,7 @@ def head(config: Config, features: tuple[int, int, int]) -> keras.Model:
     """Feature maps `[B, h, w, D]` → embedding `[B, D]`, logits `[B, K]`."""
     x = inputs = keras.Input(features, name="features")
     if config.vgg19_weights:  # its features are hundreds wide
-        x = layers.batch_norm("scaled")(x)
+        x = layers.BatchNormalization(name="scaled")(x)
     embedding = keras.layers.GlobalAveragePooling2D(name="embedding")(x)
     logits = keras.layers.Dense(len(config.class_names), name="logits")(embedding)
     return layers.Network(inputs, [embedding, logits], name="head")

@@ -96,14 +96,14 @@ def conv_generator(config: Config, name: str) -> keras.Model:
     x = keras.layers.Concatenate(name="z_label")([z, label])
     x = keras.layers.Dense(size * size * widths[0], use_bias=False, name="project")(x)
     # Normalized unit by unit, before there are maps: each place of the map keeps its own scale.
-    x = layers.batch_norm("project_bn", momentum=0.9)(x)
+    x = layers.BatchNormalization(momentum=0.9, name="project_bn")(x)
     x = keras.layers.ReLU(name="project_relu")(x)
     x = keras.layers.Reshape((size, size, widths[0]), name="reshape")(x)  # [B, s, s, widths[0]]
     for i, width in enumerate([*widths[1:], max(config.channels // 2, 1)]):
         x = keras.layers.Conv2DTranspose(
             width, 4, strides=2, padding="same", use_bias=False, name=f"up{i}"
         )(x)  # [B, 2h, 2w, width]
-        x = layers.batch_norm(f"up{i}_bn", momentum=0.9)(x)
+        x = layers.BatchNormalization(momentum=0.9, name=f"up{i}_bn")(x)
         x = _modulated(x, label, f"up{i}")
         x = keras.layers.ReLU(name=f"up{i}_relu")(x)
     # A convolution at full resolution draws the edges that a stride-2 one alone leaves jagged.
@@ -155,7 +155,7 @@ def dense_generator(config: Config, name: str) -> keras.Model:
     x = keras.layers.Concatenate(name="z_label")([z, label])
     for i, width in enumerate((128, 256)):
         x = keras.layers.Dense(width, use_bias=False, name=f"dense{i}")(x)
-        x = layers.batch_norm(f"dense{i}_bn", momentum=0.9)(x)
+        x = layers.BatchNormalization(momentum=0.9, name=f"dense{i}_bn")(x)
         x = keras.layers.ReLU(name=f"dense{i}_relu")(x)
     x = keras.layers.Dense(int(np.prod(config.image_shape)), activation="tanh", name="image")(x)
     image = keras.layers.Reshape(config.image_shape, name="reshape")(x)

@@ -47,11 +47,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
 
-def batch_norm(name: str, momentum: float = 0.99) -> BatchNormalization:
-    """See `BatchNormalization`."""
-    return BatchNormalization(momentum=momentum, name=name)
-
-
 def checked_label(label: tf.Tensor, lowest: int, classes: int) -> tf.Tensor:
     """The int `[B]` labels as they are; running the graph fails where one is outside
     `[lowest, classes)`, since a one-hot of it would be all zeros and the answer of no class."""

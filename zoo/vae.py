@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from zoo import base, layers, rng
+from zoo import base, layers, pyramid, rng
 
 
 class Likelihood(enum.StrEnum):
@@ -47,13 +47,7 @@ class Config:
 
     def validate(self) -> None:
         """Raises `ValueError` that names the field, its value and what is expected."""
-        height, width, channels = self.image_shape
-        if channels not in (1, 3):
-            raise ValueError(f"image_shape={self.image_shape}: 1 or 3 channels expected")
-        if height % 2 or width % 2 or min(height, width) < 6:
-            raise ValueError(
-                f"image_shape={self.image_shape}: the sides must be even and above 4; set data.image_size"
-            )
+        pyramid.check_image_shape(self.image_shape)
         if not self.class_names:
             raise ValueError("class_names is empty: at least one name is expected")
         for name in ("latent_dim", "channels", "max_channels", "blocks", "importance_samples"):
@@ -61,14 +55,12 @@ class Config:
                 raise ValueError(f"{name}={getattr(self, name)}: at least 1 is expected")
         if self.hidden < 0:
             raise ValueError(f"hidden={self.hidden}: 0 or more is expected")
-        height, width, _ = _smallest(self)
-        if not self.hidden and self.latent_dim % (height * width):
-            raise ValueError(
-                f"latent_dim={self.latent_dim}: with hidden=0 a multiple of {height * width} is expected, the"
-                f" places of a map of {self.image_shape}"
-            )
-        if not self.hidden and self.conditional:
-            raise ValueError("conditional=True: a class needs a dense layer to enter by; set hidden above 0")
+        if not self.hidden:
+            pyramid.check_map("latent_dim", self.latent_dim, self.image_shape)
+            if self.conditional:
+                raise ValueError(
+                    "conditional=True: a class needs a dense layer to enter by; set hidden above 0"
+                )
         for name in ("beta", "free_bits"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)}: 0 or more is expected")
@@ -84,68 +76,26 @@ class Config:
 _LARGEST_BLOCK = 8  # pixels a side, of what residual blocks look at
 
 
-def _widths(config: Config) -> list[int]:
-    """The width of each resolution, from half the image's down.
-
-    Sides are halved while both are even and above 4: 28 → 14 → 7, 64 → 32 → 16 → 8 → 4, 8 → 4.
-    """
-    height, width, _ = config.image_shape
-    channels = config.channels
-    widths = []
-    while height % 2 == 0 and width % 2 == 0 and min(height, width) > 4:
-        height, width = height // 2, width // 2
-        widths.append(min(channels, config.max_channels))
-        channels *= 2
-    return widths
-
-
-def _smallest(config: Config) -> tuple[int, int, int]:
-    """Height, width and feature maps of the lowest resolution."""
-    widths = _widths(config)
-    height, width, _ = config.image_shape
-    return height >> len(widths), width >> len(widths), widths[-1]
-
-
-def _conv(x: keras.KerasTensor, width: int, name: str, kernel: int = 3, stride: int = 1, zeros: bool = False):
-    return keras.layers.Conv2D(
-        width,
-        kernel,
-        strides=stride,
-        padding="same",
-        kernel_initializer="zeros" if zeros else "he_normal",
-        name=name,
-    )(x)
-
-
-def _relu(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
-    return keras.layers.ReLU(name=name)(x)
-
-
 def _blocks(x: keras.KerasTensor, count: int, name: str) -> keras.KerasTensor:
-    """Pre-activation residual blocks, if x is small enough; they start as the identity, so that they need no
-    normalization."""
-    _, height, width, channels = x.shape
-    for i in range(count if max(height, width) <= _LARGEST_BLOCK else 0):
-        y = _conv(_relu(x, f"{name}_{i}_relu1"), channels, f"{name}_{i}_conv1")
-        y = _conv(_relu(y, f"{name}_{i}_relu2"), channels, f"{name}_{i}_conv2", zeros=True)
-        x = keras.layers.Add(name=f"{name}_{i}_add")([x, y])
-    return x
+    """Residual blocks, if x is small enough."""
+    _, height, width, _ = x.shape
+    return pyramid.blocks(x, count if max(height, width) <= _LARGEST_BLOCK else 0, name)
 
 
 def encoder(config: Config) -> keras.Model:
     """Image `[B, H, W, C]` in `[0, 1]` (and one-hot label `[B, K]`) → mean and log variance, `[B, D]`."""
     image = keras.Input(config.image_shape, name="image")
     x = keras.layers.Rescaling(2.0, offset=-1.0, name="rescale")(image)
-    for i, width in enumerate(_widths(config)):
-        x = _conv(_relu(x, f"down{i}_relu") if i else x, width, f"down{i}", kernel=4, stride=2)
+    for i, width in enumerate(pyramid.widths(config.image_shape, config.channels, config.max_channels)):
+        x = pyramid.conv(pyramid.relu(x, f"down{i}_relu") if i else x, width, f"down{i}", kernel=4, stride=2)
         x = _blocks(x, config.blocks, f"down{i}")
-    x = _relu(x, "last_relu")
+    x = pyramid.relu(x, "last_relu")
     if not config.hidden:
-        height, width, _ = _smallest(config)
+        height, width = pyramid.smallest(config.image_shape)
         maps = config.latent_dim // (height * width)
-        mean = keras.layers.Flatten(name="mean_flat")(_conv(x, maps, "mean"))
+        mean = keras.layers.Flatten(name="mean_flat")(pyramid.conv(x, maps, "mean"))
         log_variance = keras.layers.Flatten(name="log_variance_flat")(
-            _conv(x, maps, "log_variance", zeros=True)
+            pyramid.conv(x, maps, "log_variance", zeros=True)
         )
         return layers.Network(image, [mean, log_variance], name="encoder")
     x = keras.layers.Flatten(name="flatten")(x)
@@ -161,8 +111,8 @@ def decoder(config: Config) -> keras.Model:
 
     P is C logits for Bernoulli; C locations, then C log scales for the logistic distribution.
     """
-    widths = _widths(config)
-    smallest = _smallest(config)
+    widths = pyramid.widths(config.image_shape, config.channels, config.max_channels)
+    smallest = (*pyramid.smallest(config.image_shape), widths[-1])
     z = keras.Input((config.latent_dim,), name="z")
     x, inputs = _with_label(config, z, z)
     if config.hidden:
@@ -174,10 +124,10 @@ def decoder(config: Config) -> keras.Model:
     else:
         height, width, maps = smallest
         x = keras.layers.Reshape((height, width, config.latent_dim // (height * width)), name="reshape")(x)
-        x = _conv(x, maps, "project")
+        x = pyramid.conv(x, maps, "project")
     outputs = config.image_shape[2] * (2 if config.likelihood == Likelihood.LOGISTIC else 1)
     for i in reversed(range(len(widths))):
-        x = _relu(_blocks(x, config.blocks, f"up{i}"), f"up{i}_relu")
+        x = pyramid.relu(_blocks(x, config.blocks, f"up{i}"), f"up{i}_relu")
         width, name = (widths[i - 1], f"up{i}") if i else (outputs, "parameters")
         x = keras.layers.Conv2DTranspose(width, 4, strides=2, padding="same", name=name)(x)  # [B, 2h, 2w, P]
     return layers.Network(inputs, x, name="decoder")
