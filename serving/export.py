@@ -3,7 +3,7 @@
 `tf.saved_model.save` of anything that holds a Keras 3 model loads in Python but not in the session loader
 of the stock server, and `keras.export.ExportArchive` writes the weights twice. So the module that is saved
 here holds nothing but the raw variables that the signatures use, and every export is proved in a fresh
-process by `serving.portable` before it gets its version number.
+process by `serving.portable_main` before it gets its version number.
 """
 
 import json
@@ -132,12 +132,12 @@ def _describe(function: Any) -> dict[str, Any]:
 
 
 def _prove(directory: pathlib.Path) -> None:
-    """Runs `serving.portable` in a process that has never seen the model or Keras."""
+    """Runs `serving.portable_main` in a process that has never seen the model or Keras."""
     # The package may be a checkout that is only on this process's path.
     root = str(pathlib.Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     proof = subprocess.run(
-        [sys.executable, "-m", "serving.portable", str(directory)],
+        [sys.executable, "-m", "serving.portable_main", str(directory)],
         capture_output=True,
         text=True,
         check=False,

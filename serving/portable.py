@@ -1,12 +1,11 @@
-"""Proves that a SavedModel runs without the code that made it: `python -m serving.portable <dir>`.
+"""What a SavedModel owes to whoever runs it without the code that made it; `portable_main` proves it.
 
-With Keras made unimportable, every golden request is run through `tf.saved_model.load` and through
+Every golden request is run through `tf.saved_model.load` and through
 `tf.compat.v1.saved_model.load` in a Session, which is what TensorFlow Serving's binary runs. Both must give
 the same bits, the answers kept with the export, and the same rows whatever else is in the batch.
 """
 
 import pathlib
-import sys
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -129,17 +128,3 @@ def duplicate_weights(directory: pathlib.Path) -> list[str]:
             found.append(f"weights {name} and {seen[key]} are the same")
         seen[key] = name
     return found
-
-
-def main(argv: list[str]) -> int:
-    """Prints each fault as a line `portable: …`; exit status 1 if there is one."""
-    # None in sys.modules makes every import of the name fail: the proof must not lean on Keras.
-    sys.modules["keras"] = None  # type: ignore[assignment]
-    found = faults(pathlib.Path(argv[1]))
-    for fault in found:
-        print(f"portable: {fault}")
-    return 1 if found else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

@@ -19,7 +19,7 @@ import threading
 from dataclasses import dataclass
 from types import FrameType
 
-from serving import engine
+from serving import engine, lean_import
 from serving.errors import ServerNotStarted
 from serving.launch import LIFELINE
 
@@ -284,6 +284,7 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(number, _end_at_once)
     try:
         # Only now: TensorFlow takes seconds to import, which no wrong flag should have to wait for.
+        lean_import.import_tensorflow()
         import tensorflow as tf
 
         from serving import memory, server, status

@@ -24,19 +24,19 @@ from zoo.errors import UserError
 CARD = {"name": "x", "family": "x", "model": {}}
 
 
-_exported = {}
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory):
+    """Family → (family, model, version directory)."""
+    base, found = tmp_path_factory.mktemp("models"), {}
+    for family, config in sorted(tiny.CONFIGS.items()):
+        model = zoo.build(family, config, seed=3)
+        found[family] = family, model, export.export(model, base, family, CARD)
+    return found
 
 
-@pytest.fixture(scope="module", params=sorted(tiny.CONFIGS))
-def exported(request, tmp_path_factory):
-    """(family, model, version directory)"""
-    family = request.param
-    # Once for each process: pytest makes a fixture anew whenever its parameter changes.
-    if family not in _exported:
-        model = zoo.build(family, tiny.CONFIGS[family], seed=3)
-        base = tmp_path_factory.mktemp("models")
-        _exported[family] = family, model, export.export(model, base, family, CARD)
-    return _exported[family]
+@pytest.fixture(params=sorted(tiny.CONFIGS))
+def exported(request, exports):
+    return exports[request.param]
 
 
 def test_an_export_carries_its_card_golden_requests_and_warm_up(exported):
@@ -70,29 +70,34 @@ FRESH = """
 import sys, pathlib, numpy as np
 sys.modules["keras"] = None
 from serving import portable
-directory, out = pathlib.Path(sys.argv[1]), sys.argv[2]
-runners = {"python": portable.python_runner(directory), "session": portable.session_runner(directory)}
-answers = {}
-for signature, (inputs, _) in portable.golden_requests(directory).items():
-    for loader, run in runners.items():
-        for rows in (1, 7, 64):
-            pick = np.arange(rows) % len(next(iter(inputs.values())))
-            for key, value in run(signature, {k: v[pick] for k, v in inputs.items()}).items():
-                if value.dtype.kind == "f":
-                    answers[f"{signature} {loader} {rows} {key}"] = value
-np.savez(out, **answers)
+out = pathlib.Path(sys.argv[1])
+for directory in map(pathlib.Path, sys.argv[2:]):
+    runners = {"python": portable.python_runner(directory), "session": portable.session_runner(directory)}
+    answers = {}
+    for signature, (inputs, _) in portable.golden_requests(directory).items():
+        for loader, run in runners.items():
+            for rows in (1, 7, 64):
+                pick = np.arange(rows) % len(next(iter(inputs.values())))
+                for key, value in run(signature, {k: v[pick] for k, v in inputs.items()}).items():
+                    if value.dtype.kind == "f":
+                        answers[f"{signature} {loader} {rows} {key}"] = value
+    np.savez(out / f"{directory.parent.name}.npz", **answers)
 """
 
 
-def test_same_seed_same_answer_in_a_fresh_process_both_loaders_any_batch(exported, tmp_path):
-    _, model, version = exported
-    out = tmp_path / "answers.npz"
+@pytest.fixture(scope="module")
+def elsewhere(exports, tmp_path_factory):
+    """The folder of what each family's export answers in a process that has seen no model."""
+    folder = tmp_path_factory.mktemp("answers")
+    versions = [str(version) for _, _, version in exports.values()]
     subprocess.run(
-        [sys.executable, "-c", FRESH, str(version), str(out)],
-        check=True,
-        cwd=ROOT,
-        capture_output=True,
+        [sys.executable, "-c", FRESH, str(folder), *versions], check=True, cwd=ROOT, capture_output=True
     )
+    return folder
+
+
+def test_same_seed_same_answer_in_a_fresh_process_both_loaders_any_batch(exported, elsewhere):
+    family, model, _ = exported
     requests = model.example_requests()
     signatures = model.signatures()
     wholes = {
@@ -101,7 +106,7 @@ def test_same_seed_same_answer_in_a_fresh_process_both_loaders_any_batch(exporte
         )
         for name, request in requests.items()
     }
-    with np.load(out) as answers:
+    with np.load(elsewhere / f"{family}.npz") as answers:
         assert len(answers.files) >= 6
         for name in answers.files:
             signature, loader, rows, key = name.split()
@@ -131,26 +136,30 @@ def test_options_have_defaults_in_the_signature(exported, signature, names):
     assert all(len(v) == len(next(iter(required.values()))) for v in answer.values())
 
 
-def test_a_served_export_answers_its_golden_requests_and_evaluation_s_calls(exported):
+@pytest.fixture(scope="module")
+def client(exports):
+    """Of a server of all the exports."""
+    models = {family: version.parent for family, _, version in exports.values()}
+    with launch.launch(models) as server, client_lib.Client.connect(server.address) as connected:
+        yield connected
+
+
+def test_a_served_export_answers_its_golden_requests_and_evaluation_s_calls(exported, client):
     family, model, version = exported
     card = {"family": family, "model": json.loads(json.dumps(dataclasses.asdict(model.config)))}
-    with (
-        launch.launch((family, version.parent)) as server,
-        client_lib.Client.connect(server.address) as client,
-    ):
-        for signature, (inputs, expected) in portable.golden_requests(version).items():
-            got = client.predict(family, inputs, signature=signature)
-            assert portable.compare(signature, got, expected, 1e-5) == []
-        # As `train.evaluate` asks a model: functions of tensors, beside a configuration.
-        judged = served.Export(golden.Export(family, 1, version), card, client)
-        assert (judged.config, judged.learns) == (model.config, model.learns)
-        signatures = judged.signatures()
-        for signature, (inputs, expected) in portable.golden_requests(version).items():
-            tensors = {k: tf.constant(v.tolist() if v.dtype == object else v) for k, v in inputs.items()}
-            got = {k: v.numpy() for k, v in signatures[signature](**tensors).items()}
-            assert portable.compare(signature, got, expected, 1e-5) == []
-        with pytest.raises(UserError, match="the export has no signature 'paint'"):
-            signatures["paint"]
+    for signature, (inputs, expected) in portable.golden_requests(version).items():
+        got = client.predict(family, inputs, signature=signature)
+        assert portable.compare(signature, got, expected, 1e-5) == []
+    # As `train.evaluate` asks a model: functions of tensors, beside a configuration.
+    judged = served.Export(golden.Export(family, 1, version), card, client)
+    assert (judged.config, judged.learns) == (model.config, model.learns)
+    signatures = judged.signatures()
+    for signature, (inputs, expected) in portable.golden_requests(version).items():
+        tensors = {k: tf.constant(v.tolist() if v.dtype == object else v) for k, v in inputs.items()}
+        got = {k: v.numpy() for k, v in signatures[signature](**tensors).items()}
+        assert portable.compare(signature, got, expected, 1e-5) == []
+    with pytest.raises(UserError, match="the export has no signature 'paint'"):
+        signatures["paint"]
 
 
 # Family → a signature of it, inputs that only the graph can refuse, and the op's own words.
@@ -166,18 +175,14 @@ REFUSED = {
     indirect=["exported"],
 )
 def test_values_that_the_graph_refuses_are_the_client_s_error_and_the_server_goes_on(
-    exported, signature, inputs, words
+    exported, client, signature, inputs, words
 ):
     family, _, version = exported
     good, expected = portable.golden_requests(version)[signature]
-    with (
-        launch.launch((family, version.parent)) as server,
-        client_lib.Client.connect(server.address) as client,
-    ):
-        with pytest.raises(errors.InvalidInput, match=words):
-            client.predict(family, inputs, signature=signature)
-        got = client.predict(family, good, signature=signature)
-        assert portable.compare(signature, got, expected, 1e-5) == []
+    with pytest.raises(errors.InvalidInput, match=words):
+        client.predict(family, inputs, signature=signature)
+    got = client.predict(family, good, signature=signature)
+    assert portable.compare(signature, got, expected, 1e-5) == []
 
 
 def test_weights_that_are_stored_twice_are_found(tmp_path):

@@ -19,6 +19,7 @@ SERVER_MODULES = [
     "examples",
     "grpc_api",
     "inference",
+    "lean_import",
     "manager",
     "memory",
     "metrics",
@@ -131,6 +132,16 @@ def _imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             names.add(node.module or "")
     return {name.partition(".")[0] for name in names}
+
+
+def test_a_server_s_process_has_no_keras_until_it_is_asked_for():
+    output = _run(
+        "from serving import lean_import; lean_import.import_tensorflow()\n"
+        "from serving import server\n"
+        "import gc, sys; print({'keras', 'sklearn'} & set(sys.modules), gc.isenabled())\n"
+        "import tensorflow as tf; print(tf.keras.Sequential.__name__)"
+    )
+    assert output.splitlines() == ["set() True", "Sequential"]
 
 
 @pytest.mark.parametrize("module", SERVER_MODULES)
