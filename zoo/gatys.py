@@ -227,7 +227,7 @@ class Objective:
         masks: np.ndarray | None,
     ):
         """Pictures float32 `[H, W, 3]`, styles of any size; one weight a style, masks `[styles, H, W]`."""
-        self._config, self._vgg = config, vgg
+        self._config, self._vgg = config, vgg19.prepared(vgg)
         self._shape = content.shape
         self._weights = Weights(config.content_weight, config.style_weight, config.tv_weight)
         self._tile_grams = tf.function(self._tile_grams_of, reduce_retracing=True)
@@ -253,7 +253,7 @@ class Objective:
             guides = {name: _guide(everywhere, vgg19.stride(name)) for name in config.style_layers}
         layer = config.content_layer
         self._contents = [
-            _core(vgg(tile.crop(content)[None])[layer], tile.core, vgg19.stride(layer))
+            _core(self._vgg(tile.crop(content)[None])[layer], tile.core, vgg19.stride(layer))
             for tile in self._tiles
         ]
         self._targets = Targets(
@@ -716,15 +716,16 @@ class Model:
                     for name, w in (("content", content_weight), ("style", style_weight), ("tv", tv_weight))
                 )
             )
-            image, loss = tf.map_fn(
-                lambda row: self._stylize_one(row[0], row[1], row[2], row[3]),
-                (tf.clip_by_value(content, 0.0, 1.0), tf.clip_by_value(style, 0.0, 1.0), steps, weights),
-                fn_output_signature=(
-                    tf.TensorSpec([None, None, 3], tf.float32),
-                    tf.TensorSpec([], tf.float32),
-                ),
-                parallel_iterations=1,
-            )
+            with vgg19.prepared_in_graph(self.vgg):
+                image, loss = tf.map_fn(
+                    lambda row: self._stylize_one(row[0], row[1], row[2], row[3]),
+                    (tf.clip_by_value(content, 0.0, 1.0), tf.clip_by_value(style, 0.0, 1.0), steps, weights),
+                    fn_output_signature=(
+                        tf.TensorSpec([None, None, 3], tf.float32),
+                        tf.TensorSpec([], tf.float32),
+                    ),
+                    parallel_iterations=1,
+                )
             return {"image": image, "loss": loss}
 
         return {"stylize": stylize}

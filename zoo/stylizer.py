@@ -180,7 +180,7 @@ class Targets:
         self.config = gatys.Config(
             content_weight=config.content_weight, tv_weight=config.tv_weight, dtype=dtype
         )
-        self.vgg = gatys.network(self.config, config.vgg19_weights)
+        self.vgg = vgg19.prepared(gatys.network(self.config, config.vgg19_weights))
         paintings = [
             pictures.fit(pictures.load(_find(config, name), gatys.SMALLEST), config.style_size)
             for name in config.styles

@@ -5,10 +5,11 @@ Simonyan & Zisserman 2014, "Very Deep Convolutional Networks for Large-Scale Ima
 block5_conv4; the weights are Keras' too.
 """
 
+import contextlib
 import enum
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import h5py
 import keras
@@ -16,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from zoo import winograd
 from zoo.errors import UserError
 
 BLOCKS = {1: (2, 64), 2: (2, 128), 3: (4, 256), 4: (4, 512), 5: (4, 512)}  # convolutions, feature maps
@@ -44,6 +46,17 @@ class Preprocess(keras.layers.Layer):
 
     def call(self, image: tf.Tensor) -> tf.Tensor:
         return tf.reverse(image, [-1]) * 255.0 - tf.constant(MEAN)
+
+
+class Convolution(keras.layers.Conv2D):
+    """One of 3x3, which is faster once its network is `prepared`."""
+
+    transformed: winograd.Kernel | None = None
+
+    def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        if self.transformed is None:
+            return super().convolution_op(inputs, kernel)
+        return tf.cast(winograd.conv2d(tf.cast(inputs, tf.float32), self.transformed), self.compute_dtype)
 
 
 def features(
@@ -82,7 +95,7 @@ def features(
         block = int(name[5])
         if name.endswith("conv1") and block > 1:
             x = pool(2, name=f"block{block - 1}_pool", dtype=dtype)(x)
-        x = outputs[name] = keras.layers.Conv2D(
+        x = outputs[name] = Convolution(
             BLOCKS[block][1],
             3,
             padding="same",
@@ -99,6 +112,40 @@ def features(
             model.get_layer(name).set_weights([kernel, bias])
     model.trainable = False
     return model
+
+
+_MANY = 256  # feature maps: from so many on, Winograd's convolution is the faster one
+
+
+def prepared(model: keras.Model) -> keras.Model:
+    """The same `features`, from now on in two thirds of the time on a CPU, for up to 400 MB of memory.
+
+    Its weights are not to change any more, and it is not to be exported: that would store them again.
+    """
+    for layer in _slow(model):
+        if layer.transformed is None:
+            layer.transformed = winograd.transform(tf.cast(layer.kernel, tf.float32))
+    return model
+
+
+@contextlib.contextmanager
+def prepared_in_graph(model: keras.Model) -> Iterator[None]:
+    """`prepared` for as long as the block lasts: in a `tf.function`, which transforms the weights anew at
+    each call, for a loop that uses them often."""
+    slow = [layer for layer in _slow(model) if layer.transformed is None]
+    try:
+        for layer in slow:
+            layer.transformed = winograd.transform(tf.cast(layer.kernel, tf.float32))
+        yield
+    finally:
+        for layer in slow:
+            layer.transformed = None
+
+
+def _slow(model: keras.Model) -> list[Convolution]:
+    if tf.config.list_logical_devices("GPU"):  # whose own library does as much
+        return []
+    return [layer for layer in model.layers if isinstance(layer, Convolution) and layer.filters >= _MANY]
 
 
 def stride(layer: str) -> int:
