@@ -20,11 +20,10 @@ def frames(height=33, width=48):
         yield frame
 
 
-@pytest.fixture
-def with_sound(tmp_path):
-    path = tmp_path / "sound.mp4"
+def _film_with_sound(path, codec):
     with av.open(str(path), "w") as output:
-        picture, sound = output.add_stream("libx264", rate=10), output.add_stream("aac", rate=44100)
+        picture = output.add_stream("libx264", rate=10)
+        sound = output.add_stream(codec, rate=44100, layout="mono")
         picture.width, picture.height, picture.pix_fmt = 48, 32, "yuv420p"
         for frame in frames(32):
             pixels = np.round(frame * 255).astype(np.uint8)
@@ -36,6 +35,16 @@ def with_sound(tmp_path):
         output.mux(sound.encode(spoken))
         output.mux(sound.encode())
     return path
+
+
+def _heard(path):
+    with av.open(str(path)) as container:
+        return np.concatenate([f.to_ndarray()[0] for f in container.decode(audio=0)])
+
+
+@pytest.fixture
+def with_sound(tmp_path):
+    return _film_with_sound(tmp_path / "sound.mp4", "aac")
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".gif", ".GIF"])
@@ -58,12 +67,16 @@ def test_what_is_written_is_what_is_read(tmp_path, suffix):
 def test_sound_is_copied(tmp_path, with_sound):
     path = tmp_path / "film.mp4"
     video.write(path, frames(), RATE, sound=with_sound)
+    np.testing.assert_array_equal(_heard(path), _heard(with_sound))
 
-    def heard(file):
-        with av.open(str(file)) as container:
-            return np.concatenate([f.to_ndarray()[0] for f in container.decode(audio=0)])
 
-    np.testing.assert_array_equal(heard(path), heard(with_sound))
+def test_sound_that_the_new_file_cannot_hold_is_encoded_anew(tmp_path):
+    old = _film_with_sound(tmp_path / "old.avi", "pcm_u8")
+    video.write(tmp_path / "film.mp4", frames(), RATE, sound=old)
+    heard = _heard(tmp_path / "film.mp4")[4000:40000]
+    cycle = np.abs(np.fft.rfft(heard * np.hanning(len(heard)))).argmax() / len(heard)
+    assert cycle == pytest.approx(1 / (2 * np.pi * 20), rel=0.02)  # the same note
+    assert np.abs(heard).max() == pytest.approx(1.0, abs=0.1)
 
 
 def test_a_film_without_sound_and_a_gif_have_none(tmp_path, with_sound):

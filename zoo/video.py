@@ -78,7 +78,8 @@ def write(
     The file appears complete or not at all. Returns how many frames there were.
 
     Args:
-        sound: a film whose sound is copied; a GIF has none.
+        sound: a film whose sound is copied, or encoded anew where the new file cannot hold it as it is; a
+            GIF has none.
 
     Raises:
         UserError: the file cannot be written, or there is no frame.
@@ -120,13 +121,11 @@ def _write_film(
         output = stack.enter_context(av.open(str(path), "w"))
         stream = output.add_stream("libx264", rate=rate, options={"crf": _QUALITY})
         stream.pix_fmt = "yuv420p"
-        heard: av.AudioStream | None = None
-        spoken: av.AudioStream | None = None
+        spoken: Iterable[av.Packet] = ()
         if sound is not None:
             source = stack.enter_context(av.open(str(sound)))
             if source.streams.audio:
-                heard = source.streams.audio[0]
-                spoken = output.add_stream_from_template(heard)
+                spoken = _with_sound(output, source)
         for frame in frames:
             # Its colours are halved in both directions: an odd last row or column is left out.
             height, width = (side - side % 2 for side in frame.shape[:2])
@@ -137,9 +136,33 @@ def _write_film(
             count += 1
         if count:
             output.mux(stream.encode())
-        if heard is not None and spoken is not None:
-            for packet in source.demux(heard):
-                if packet.dts is not None:
-                    packet.stream = spoken
-                    output.mux(packet)
+        for packet in spoken:
+            output.mux(packet)
     return count
+
+
+def _with_sound(
+    output: av.container.OutputContainer, source: av.container.InputContainer
+) -> Iterator[av.Packet]:
+    """Gives `output`, which holds nothing yet, a stream of sound; returns what is to go into it."""
+    heard = source.streams.audio[0]
+    try:
+        copied = output.add_stream_from_template(heard)
+    except ValueError:  # such a file cannot hold that codec
+        layout = "mono" if heard.channels == 1 else "stereo"
+        encoded = output.add_stream("aac", rate=heard.rate, layout=layout)
+        return _encoded(encoded, source.decode(heard))
+    return _copied(copied, source.demux(heard))
+
+
+def _copied(stream: av.AudioStream, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
+    for packet in packets:
+        if packet.dts is not None:
+            packet.stream = stream
+            yield packet
+
+
+def _encoded(stream: av.AudioStream, frames: Iterable[av.AudioFrame]) -> Iterator[av.Packet]:
+    for frame in frames:
+        yield from stream.encode(frame)
+    yield from stream.encode()
