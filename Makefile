@@ -46,7 +46,7 @@ lint: setup ## ruff and mypy
 	$(VENV)/mypy
 
 test: setup lint ## lint, then all tests
-	$(VENV)/python -m pytest -q -n 2
+	$(VENV)/python -m pytest -q -n 2 --dist=worksteal
 
 bench: bench-train bench-rnn bench-style bench-stylizer bench-serve bench-client ## all benchmarks
 

@@ -75,7 +75,7 @@ def features(
         weights: a .h5 file of Keras' VGG19, with or without its classifier; `"imagenet"`: the one in
             Keras' cache; `"random"`: none at all, for tests.
         dtype: `"float32"`, or `"bfloat16"` for weights and features: for CPUs that compute in it; others
-            take three times as long (`make bench-style`).
+            take twice as long (`make bench-style`).
 
     Raises:
         ValueError: a layer is unknown.
