@@ -79,7 +79,8 @@ CLIENT = {
     *("client_main", "inputs", "outputs"),
     *("bench_main", "load", "load_plot", "random_inputs"),
     *("doctor", "doctor_main", "doctor_rest", "golden", "golden_pb2"),
-    *("config_pb2", "engine", "launch", "models_pb2", "server_main"),  # they also run TensorFlow Serving
+    # They also run TensorFlow Serving.
+    *("config_pb2", "engine", "launch", "lean_import", "models_pb2", "server_main"),
 }
 CLIENT_SCRIPTS = [
     "atelier-client=serving.client_main:main",

@@ -8,6 +8,8 @@ proof of an export needs them. `tf.keras` is loaded as ever when it is first use
 import gc
 import sys
 
+_EARLY = "keras.src.optimizers"  # what TensorFlow asks for
+
 
 def import_tensorflow() -> None:
     """Has TensorFlow in `sys.modules`; Keras stays importable.
@@ -17,15 +19,15 @@ def import_tensorflow() -> None:
     """
     if "tensorflow" in sys.modules:
         return
-    absent = "keras" not in sys.modules
+    absent = _EARLY not in sys.modules
     if absent:
-        sys.modules["keras"] = None  # type: ignore[assignment] # makes every import of it fail
+        sys.modules[_EARLY] = None  # type: ignore[assignment] # makes its import fail, which is let pass
     collects = gc.isenabled()
     gc.disable()  # a million new objects, and all are to stay
     try:
         import tensorflow  # noqa: F401
     finally:
         if absent:
-            del sys.modules["keras"]
+            del sys.modules[_EARLY]
         if collects:
             gc.enable()

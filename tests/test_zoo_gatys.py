@@ -321,6 +321,33 @@ def test_a_row_is_what_the_library_paints(model, vgg):
         assert float(answer["loss"][row]) == pytest.approx(result.loss, rel=1e-4)
 
 
+DEEPER = dataclasses.replace(SHALLOW, content_layer="block3_conv1")  # which Winograd's algorithm convolves
+
+
+def test_a_signature_of_deep_layers_holds_no_weights_but_the_network_s_own():
+    deeper = gatys.Model(DEEPER, vgg19.RANDOM)
+    painted = gatys.stylize(PHOTO, [PAINTING], DEEPER, vgg=deeper.vgg)
+    layer = deeper.vgg.get_layer("block3_conv1")
+    kept = layer.transformed
+    assert kept is not None
+    stylize = deeper.signatures()["stylize"]
+    answer = stylize(PHOTO[None], PAINTING[None], steps=tf.constant([4]))
+    assert layer.transformed is kept
+    captured = stylize.get_concrete_function().captured_inputs
+    assert all(tensor.dtype == tf.resource for tensor in captured)
+    np.testing.assert_allclose(answer["image"][0], painted.image, atol=1e-4)
+
+
+def test_prepared_features_are_the_same():
+    network = vgg19.features(["block3_conv1", "block4_conv2"], vgg19.RANDOM)
+    photo = tf.constant(PHOTO[None])
+    before = network(photo)
+    after = vgg19.prepared(network)(photo)
+    for name, expected in before.items():
+        assert not np.array_equal(after[name], expected)  # another algorithm
+        np.testing.assert_allclose(after[name], expected, atol=1e-4 * np.abs(expected).max())
+
+
 def test_options_may_be_left_out_or_be_of_length_one(model):
     stylize = model.signatures()["stylize"]
     content, style = np.stack([PHOTO, PHOTO[::-1]]), np.stack([PAINTING, PAINTING])

@@ -267,7 +267,7 @@ def squared_error(image: tf.Tensor, answer: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.square(answer - image))
 
 
-# Images that are restored better than this, a PSNR of 30 dB, have nothing more to teach.
+# A PSNR of 30 dB: for images that are restored better, the weight of an error grows no more.
 _RESTORED = 1e-3
 
 

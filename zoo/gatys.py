@@ -510,7 +510,7 @@ def paint(
         config: default: `Config()`.
         style_weights: how much of each style; default: equal parts.
         masks: a region `[H, W]` in `[0, 1]` of the photo for each style; default: all styles everywhere.
-        vgg: `network(config)`, which is made if it is not given.
+        vgg: `network(config)`, which is made if it is not given; `vgg19.prepared` from then on.
 
     Raises:
         UserError: a picture, weight or mask that cannot be, or VGG19's weights are missing.

@@ -51,7 +51,7 @@ class Preprocess(keras.layers.Layer):
 class Convolution(keras.layers.Conv2D):
     """One of 3x3, which is faster once its network is `prepared`."""
 
-    transformed: winograd.Kernel | None = None
+    transformed: tf.Tensor | None = None
 
     def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         if self.transformed is None:
@@ -75,7 +75,7 @@ def features(
         weights: a .h5 file of Keras' VGG19, with or without its classifier; `"imagenet"`: the one in
             Keras' cache; `"random"`: none at all, for tests.
         dtype: `"float32"`, or `"bfloat16"` for weights and features: for CPUs that compute in it; others
-            take twice as long (`make bench-style`).
+            take twice as long (`make bench-style`). What is `prepared` convolves in float32 all the same.
 
     Raises:
         ValueError: a layer is unknown.
@@ -118,7 +118,7 @@ _MANY = 256  # feature maps: from so many on, Winograd's convolution is the fast
 
 
 def prepared(model: keras.Model) -> keras.Model:
-    """The same `features`, from now on in two thirds of the time on a CPU, for up to 400 MB of memory.
+    """The same `features`, from now on in two thirds of the time on a CPU: 200 MB for Gatys' layers.
 
     Its weights are not to change any more, and it is not to be exported: that would store them again.
     """
@@ -131,20 +131,20 @@ def prepared(model: keras.Model) -> keras.Model:
 @contextlib.contextmanager
 def prepared_in_graph(model: keras.Model) -> Iterator[None]:
     """`prepared` for as long as the block lasts: in a `tf.function`, which transforms the weights anew at
-    each call, for a loop that uses them often."""
-    slow = [layer for layer in _slow(model) if layer.transformed is None]
+    each call, for a loop that uses them often. So does an export of it, wherever that will run."""
+    slow = [(layer, layer.transformed) for layer in _slow(model)]
     try:
-        for layer in slow:
+        for layer, _ in slow:
             layer.transformed = winograd.transform(tf.cast(layer.kernel, tf.float32))
         yield
     finally:
-        for layer in slow:
-            layer.transformed = None
+        for layer, before in slow:
+            layer.transformed = before
 
 
 def _slow(model: keras.Model) -> list[Convolution]:
-    if tf.config.list_logical_devices("GPU"):  # whose own library does as much
-        return []
+    if any(device.device_type != "CPU" for device in tf.config.list_logical_devices()):
+        return []  # their own libraries do as much
     return [layer for layer in model.layers if isinstance(layer, Convolution) and layer.filters >= _MANY]
 
 

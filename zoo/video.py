@@ -17,6 +17,7 @@ from zoo.files import sync
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")  # that are read
 WRITTEN = (".mp4", ".mov", ".mkv", ".gif")
+_AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 _QUALITY = "18"  # x264's constant rate factor: hardly to be told from the original
 
 
@@ -150,7 +151,8 @@ def _with_sound(
         copied = output.add_stream_from_template(heard)
     except ValueError:  # such a file cannot hold that codec
         layout = "mono" if heard.channels == 1 else "stereo"
-        encoded = output.add_stream("aac", rate=heard.rate, layout=layout)
+        rate = heard.rate if heard.rate in _AAC_RATES else 48_000
+        encoded = output.add_stream("aac", rate=rate, layout=layout)
         return _encoded(encoded, source.decode(heard))
     return _copied(copied, source.demux(heard))
 

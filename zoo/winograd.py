@@ -8,8 +8,6 @@ additions where there are many channels: with the gradient, 256 to 256 at 64x64 
 differ from the direct ones by some 1e-5 of their size.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import tensorflow as tf
 
@@ -47,56 +45,42 @@ def _both_sides(matrix: Matrix) -> tf.Tensor:
     return tf.constant(np.kron(matrix, matrix), tf.float32)
 
 
-class Kernel(NamedTuple):
-    """A kernel `[3, 3, C, K]`, ready to be convolved with."""
-
-    forward: tf.Tensor  # G g Gᵀ, float32 [36, C, K]
-    backward: tf.Tensor  # of the one that takes gradients back, [36, K, C]
-
-
-def transform(kernel: tf.Tensor) -> Kernel:
-    """Of a kernel float32 `[3, 3, C, K]`."""
-    turned = tf.transpose(tf.reverse(kernel, [0, 1]), [0, 1, 3, 2])
-    return Kernel(_transformed(kernel), _transformed(turned))
-
-
-def _transformed(kernel: tf.Tensor) -> tf.Tensor:
+def transform(kernel: tf.Tensor) -> tf.Tensor:
+    """G g Gᵀ of a kernel float32 `[3, 3, C, K]`: `[36, C, K]`, for `conv2d`."""
     channels, maps = kernel.shape[2:]
     flat = tf.matmul(_both_sides(_G), tf.reshape(kernel, [9, channels * maps]))
     return tf.reshape(flat, [_SEEN**2, channels, maps])
 
 
-def conv2d(x: tf.Tensor, kernel: Kernel) -> tf.Tensor:
-    """What `tf.nn.conv2d(x, kernel, 1, "SAME")` returns, of a kernel that does not learn.
+def conv2d(x: tf.Tensor, transformed: tf.Tensor) -> tf.Tensor:
+    """What `tf.nn.conv2d(x, kernel, 1, "SAME")` returns.
 
     Args:
         x: float32 `[B, H, W, C]`, any size.
+        transformed: of the kernel.
 
     Returns:
         float32 `[B, H, W, K]`.
     """
-
-    @tf.custom_gradient
-    def convolved(x):
-        return _conv2d(x, kernel.forward), lambda gradient: _conv2d(gradient, kernel.backward)
-
-    return convolved(x)
-
-
-def _conv2d(x: tf.Tensor, transformed: tf.Tensor) -> tf.Tensor:
     _, channels, maps = transformed.shape
     batch, height, width = tf.unstack(tf.shape(x)[:3])
     down, across = -(-height // _TILE), -(-width // _TILE)  # tiles
-    block = [_TILE, _TILE]
+    block, overlap = [_TILE, _TILE], _SEEN - _TILE
     padding = [[1, _TILE * (down + 1) - height - 1], [1, _TILE * (across + 1) - width - 1]]
+    # [4, 4, B, down + 1, across + 1, C]; then [6, 6, B, down, across, C]: the last two rows and columns that
+    # a tile sees are the first two of the next one. With as few dimensions as will do, and by tf.slice: the
+    # gradients of other slices take longer than all the rest.
     y = tf.space_to_batch(x, block, padding)
-    y = tf.reshape(y, [_TILE, _TILE, batch, down + 1, across + 1, channels])
-    # The last two rows and columns that a tile sees are the first two of the next one.
-    overlap = _SEEN - _TILE
-    y = tf.concat([y[:, :, :, :-1], y[:overlap, :, :, 1:]], 0)
-    y = tf.concat([y[:, :, :, :, :-1], y[:, :overlap, :, :, 1:]], 1)  # [6, 6, B, down, across, C]
+    row = (across + 1) * channels
+    y = tf.reshape(y, [_TILE**2 * batch, down + 1, row])
+    next_rows = tf.slice(y, [0, 1, 0], [overlap * _TILE * batch, down, row])
+    y = tf.concat([tf.slice(y, [0, 0, 0], [_TILE**2 * batch, down, row]), next_rows], 0)
+    lines = batch * down
+    y = tf.reshape(y, [_SEEN, _TILE * lines, across + 1, channels])
+    next_columns = tf.slice(y, [0, 0, 1, 0], [_SEEN, overlap * lines, across, channels])
+    y = tf.concat([tf.slice(y, [0, 0, 0, 0], [_SEEN, _TILE * lines, across, channels]), next_columns], 1)
 
-    tiles = batch * down * across
+    tiles = lines * across
     y = tf.matmul(_both_sides(_BT), tf.reshape(y, [_SEEN**2, tiles * channels]))
     y = tf.matmul(tf.reshape(y, [_SEEN**2, tiles, channels]), transformed)
     y = tf.matmul(_both_sides(_AT), tf.reshape(y, [_SEEN**2, tiles * maps]))
