@@ -138,7 +138,7 @@ def _imported(path: Path) -> set[str]:
     "start",
     [
         # It fails once all is imported.
-        "from serving import server_main\nserver_main.main(['', '--import=no_such_module', '--model_base_path=/x'])",
+        "from serving import server_main as s; s.main(['', '--import=no_such', '--model_base_path=/x'])",
         "from serving import lean_import; lean_import.import_tensorflow(); from serving import server",
     ],
 )
