@@ -53,6 +53,9 @@ class Convolution(keras.layers.Conv2D):
 
     transformed: tf.Tensor | None = None
 
+    def transform(self) -> None:
+        self.transformed = winograd.transform(tf.cast(self.kernel, tf.float32))
+
     def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         if self.transformed is None:
             return super().convolution_op(inputs, kernel)
@@ -124,7 +127,7 @@ def prepared(model: keras.Model) -> keras.Model:
     """
     for layer in _slow(model):
         if layer.transformed is None:
-            layer.transformed = winograd.transform(tf.cast(layer.kernel, tf.float32))
+            layer.transform()
     return model
 
 
@@ -135,7 +138,7 @@ def prepared_in_graph(model: keras.Model) -> Iterator[None]:
     slow = [(layer, layer.transformed) for layer in _slow(model)]
     try:
         for layer, _ in slow:
-            layer.transformed = winograd.transform(tf.cast(layer.kernel, tf.float32))
+            layer.transform()
         yield
     finally:
         for layer, before in slow:
