@@ -25,8 +25,8 @@ def get_config() -> Config:
     config.name = "autoencoder_fashion"
     config.data.name = "fashion_mnist"
     config.model.channels = 8
-    config.model.denoiser_channels = 32
-    config.model.denoiser_max_channels = 64
-    config.model.denoiser_fine_channels = 16
+    config.model.denoiser_channels = 48
+    config.model.denoiser_max_channels = 96
+    config.model.denoiser_fine_channels = 24
     config.steps = 14_000
     return config
