@@ -2,7 +2,7 @@
 # PYTHON=/path/to/python chooses the interpreter (3.11 to 3.13).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo pipeline tensorboard test lint bench bench-train bench-rnn bench-style bench-stylizer bench-serve bench-push bench-client soak clean
+.PHONY: help setup demo pipeline tensorboard test lint bench bench-train bench-settings bench-rnn bench-style bench-stylizer bench-serve bench-push bench-client soak clean
 
 export TF_CPP_MIN_LOG_LEVEL := 2
 
@@ -52,6 +52,10 @@ bench: bench-train bench-rnn bench-style bench-stylizer bench-serve bench-client
 
 bench-train: .venv/.torch ## training steps against PyTorch and keras.io's examples, and the loop itself (a quarter of an hour)
 	$(VENV)/python tests/bench/train_bench.py
+
+DATA_DIR :=
+bench-settings: setup ## the trainer's speed switches, with the data in DATA_DIR=<folder> (half an hour)
+	$(VENV)/python tests/bench/settings_bench.py --data_dir=$(DATA_DIR)
 
 bench-rnn: .venv/.torch ## the language model's writing and training against PyTorch
 	$(VENV)/python tests/bench/rnn_bench.py

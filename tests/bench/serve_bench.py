@@ -268,6 +268,32 @@ def followers(address: str, clients: int, stop: str) -> dict[str, Any]:
 # Parts ----------------------------------------------------------------------------------------------
 
 
+def echo() -> None:
+    """A server of grpcio, in our threads, that gives back the bytes it is sent: what is left to the model
+    server is what it takes above this one. Prints its port."""
+    from serving.workers import Workers
+
+    server = grpc.server(Workers(3, 64))
+    service, method = PREDICT[1:].split("/")
+    handler = grpc.unary_unary_rpc_method_handler(lambda raw, context: raw)
+    server.add_registered_method_handlers(service, {method: handler})
+    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+    server.start()
+    server.wait_for_termination()
+
+
+@contextlib.contextmanager
+def echoing() -> Iterator[str]:
+    """The address of an `echo` in a process of its own."""
+    command = [sys.executable, __file__, "--call", json.dumps(["echo"])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        try:
+            yield f"127.0.0.1:{process.stdout.readline().strip()}"
+        finally:
+            process.kill()
+
+
 def aside(*arguments: Any) -> Any:
     """Runs one of the functions here in a process of its own; returns what it returns."""
     done = subprocess.run(
@@ -297,10 +323,16 @@ def small(base: pathlib.Path) -> dict[str, Any]:
     with serving(base, "small") as server:
         one = aside("alone", server.address, "small")
         many = aside("together", server.address, "small", 16)
+    with echoing() as address:
+        empty = {
+            "one_connection": aside("alone", address, "small"),
+            "in_flight_16": aside("together", address, "small", 16),
+        }
     return {
         "in_process": direct,
         "one_connection": one,
         "in_flight_16": many,
+        "empty_grpc_server": empty,
         "median_to_in_process": one["median_ms"] / direct["median_ms"],
     }
 
@@ -478,7 +510,9 @@ def summary(results: dict[str, Any]) -> str:
         parts.append(
             f"small Predict {row['one_connection']['median_ms']:.2f} ms median on one connection "
             f"({row['median_to_in_process']:.1f} x the in-process call), "
-            f"{row['in_flight_16']['per_second']:,.0f} requests/s at 16 in flight"
+            f"{row['in_flight_16']['per_second']:,.0f} requests/s at 16 in flight (a gRPC server in Python "
+            f"that does nothing: {row['empty_grpc_server']['one_connection']['median_ms']:.2f} ms, "
+            f"{row['empty_grpc_server']['in_flight_16']['per_second']:,.0f}/s)"
         )
     if "slow" in results:
         row = results["slow"]
