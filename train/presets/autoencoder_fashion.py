@@ -3,8 +3,8 @@
 python -m train.main --config=autoencoder_fashion --workdir=runs/autoencoder_fashion --data_dir=<dir with
 fashion_mnist/>
 
-2 shared cores of a Xeon at 2.5 GHz, 37 minutes: MSE 0.00715 (32 principal components: 0.01514), denoising
-3.8 dB over the best classical filter.
+2 shared cores of a Xeon at 2.5 GHz, 76 minutes, some 15 of which it was paused for: MSE 0.00715 (32 principal
+components: 0.01514), denoising 4.1 dB over the best classical filter.
 """
 
 from train.config import Config
@@ -13,7 +13,7 @@ from train.presets import autoencoder_mnist
 GATES = (
     "mse <= 0.0078",
     "mse <= last * 1.03",
-    "denoise_gain_db >= 3.5",
+    "denoise_gain_db >= 3.9",
     "denoise_gain_db >= last - 0.2",
     "latency_p95_ms <= 100",
     "size_mb <= 6",
