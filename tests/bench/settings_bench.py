@@ -5,8 +5,11 @@
 
 Each setting is a run of `python -m train.main` that is ended after a few lines of its log; the figure is the
 median of `rate/steps_per_second` without the first line, which compiles. Wall time of all cores: nothing else
-should run. A preset whose data set is not in the folder is left out; so is a setting that its family refuses.
-Writes `tests/bench/results/settings.json` and the table in BUILD.md.
+should run; the preset as it stands is timed before and after the others, and where the two disagree something
+did: its row is not kept. Presets that are named replace their own rows.
+
+A preset whose data set is not in the folder is left out; so is a setting that its family refuses. Writes
+`tests/bench/results/settings.json` and the table in BUILD.md.
 """
 
 import argparse
@@ -51,6 +54,7 @@ PRESETS = (  # the others have the network of one of these
 LINES = 3  # of the log, the first of which does not count
 LINE_SECONDS = 2.0  # about so long is a line to take
 PATIENCE = 150.0  # seconds for a run
+CALM = 0.15  # by so much may the first figure and the last differ
 ALIKE = 0.97  # a setting that reaches this share of the fastest one's speed is as fast
 
 
@@ -90,11 +94,11 @@ def measure(preset: str, given: list[str]) -> dict[str, Any]:
     """Steps per second by setting, and the share of time that steps wait for their data.
 
     Raises:
-        Refused: the preset cannot be trained here.
+        Refused: the preset cannot be trained here, or something else ran beside it.
     """
     found: dict[str, Any] = {}
-    first = rates(preset, [], given, 2)
-    steps = max(2, round(LINE_SECONDS * max(line["rate/steps_per_second"] for line in first)))
+    trial = rates(preset, [], given, 2)
+    steps = max(2, round(LINE_SECONDS * max(line["rate/steps_per_second"] for line in trial)))
     for name, setting in SETTINGS.items():
         try:
             lines = rates(preset, setting, given, steps)
@@ -106,11 +110,19 @@ def measure(preset: str, given: list[str]) -> dict[str, Any]:
             print(f"{preset}, {name}: no {2 * steps} steps in {PATIENCE:.0f} s", file=sys.stderr)
             found[name] = 0.0
             continue
-        found[name] = statistics.median(line["rate/steps_per_second"] for line in counted)
+        found[name] = _speed(lines)
         if not setting:
             waiting = statistics.median(line["rate/input_wait"] for line in counted)
         print(f"{preset}, {name}: {found[name]:.2f} steps/s", file=sys.stderr)
+    first, last = found["as it stands"], _speed(rates(preset, [], given, steps))
+    if abs(last - first) > CALM * first:
+        raise Refused(f"it made {first:.2f} steps/s at first and {last:.2f} at last: run it again, alone")
+    found["as it stands"] = (first + last) / 2
     return {"steps_per_second": found, "waiting": waiting, "config": _configured(preset)}
+
+
+def _speed(lines: list[dict[str, float]]) -> float:
+    return statistics.median(line["rate/steps_per_second"] for line in lines[1:])
 
 
 def _configured(preset: str) -> str:
@@ -152,10 +164,11 @@ def summary(rows: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data_dir", required=True, help="as for train.main")
-    parser.add_argument("--presets", default=",".join(PRESETS), help="a part is not written down")
+    parser.add_argument("--presets", default=",".join(PRESETS), help="which, by commas")
     arguments = parser.parse_args()
     data_dir = pathlib.Path(arguments.data_dir).resolve()
-    rows: dict[str, dict[str, Any]] = {}
+    known = json.loads(RESULTS.read_text())["presets"] if RESULTS.exists() else {}
+    rows: dict[str, dict[str, Any]] = {name: known[name] for name in PRESETS if name in known}
     for preset in arguments.presets.split(","):
         given, model = [f"--data_dir={data_dir}"], presets.load(preset).model
         if hasattr(model, "style_dir"):
@@ -169,8 +182,6 @@ def main() -> None:
             print(f"{preset} is left out: {refused}", file=sys.stderr)
     print("\n".join(table(rows)))
     print(summary(rows))
-    if list(rows) != list(PRESETS):  # a part is no result to keep
-        return
     result = {
         "what": "steps per second of train.main by setting; all cores, wall time",
         "summary": summary(rows),
