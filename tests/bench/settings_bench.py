@@ -3,10 +3,11 @@
     make bench-settings DATA_DIR=<dir>
     (or: python tests/bench/settings_bench.py --data_dir=<dir> [--presets=cnn_mnist])
 
-Each setting is a run of `python -m train.main` that is ended after a few lines of its log; the figure is the
-median of `rate/steps_per_second` without the first line, which compiles. Wall time of all cores: nothing else
-should run; the preset as it stands is timed before and after the others, and where the two disagree something
-did: its row is not kept. Presets that are named replace their own rows.
+Each setting is a run of `python -m train.main` that is ended after a few lines of its log, of about two
+seconds' steps each, all in one call of the compiled loop but in the last setting; the figure is the median
+of `rate/steps_per_second` without the first line, which compiles. Wall time of all cores: nothing else
+should run; the preset as it stands is timed before and after the others, and where the two disagree
+something did: its row is not kept. Presets that are named replace their own rows.
 
 A preset whose data set is not in the folder is left out; so is a setting that its family refuses. Writes
 `tests/bench/results/settings.json` and the table in BUILD.md.
@@ -63,10 +64,10 @@ class Refused(Exception):
 
 
 def rates(preset: str, setting: list[str], given: list[str], steps: int) -> list[dict[str, float]]:
-    """Lines of the trainer's log, one every `steps` steps; fewer than `LINES` if they take too long.
+    """Lines of the trainer's log, one every `steps` steps; two at least.
 
     Raises:
-        Refused: with what it said.
+        Refused: with what it said, or that it took too long.
     """
     rarely = [f"--config.{name}_every={1000 * steps}" for name in ("eval", "preview", "checkpoint")]
     call = [f"--config.steps_per_execution={steps}"]
@@ -87,7 +88,10 @@ def rates(preset: str, setting: list[str], given: list[str], steps: int) -> list
             said.seek(0)
             if ended:
                 raise Refused(said.read().strip().splitlines()[-1])
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    whole = [json.loads(line) for line in lines if line.endswith("}")]
+    if len(whole) < 2:
+        raise Refused(f"no {2 * steps} steps in {PATIENCE:.0f} s")
+    return whole
 
 
 def measure(preset: str, given: list[str]) -> dict[str, Any]:
@@ -103,26 +107,24 @@ def measure(preset: str, given: list[str]) -> dict[str, Any]:
         try:
             lines = rates(preset, setting, given, steps)
         except Refused as refused:
+            if not setting:
+                raise
             print(f"{preset}, {name}: {refused}", file=sys.stderr)
             continue
-        counted = lines[1:]
-        if not counted:  # slower than any user would wait for
-            print(f"{preset}, {name}: no {2 * steps} steps in {PATIENCE:.0f} s", file=sys.stderr)
-            found[name] = 0.0
-            continue
-        found[name] = _speed(lines)
+        found[name] = _median(lines, "rate/steps_per_second")
         if not setting:
-            waiting = statistics.median(line["rate/input_wait"] for line in counted)
+            waiting = _median(lines, "rate/input_wait")
         print(f"{preset}, {name}: {found[name]:.2f} steps/s", file=sys.stderr)
-    first, last = found["as it stands"], _speed(rates(preset, [], given, steps))
+    first = found["as it stands"]
+    last = _median(rates(preset, [], given, steps), "rate/steps_per_second")
     if abs(last - first) > CALM * first:
         raise Refused(f"it made {first:.2f} steps/s at first and {last:.2f} at last: run it again, alone")
     found["as it stands"] = (first + last) / 2
     return {"steps_per_second": found, "waiting": waiting, "config": _configured(preset)}
 
 
-def _speed(lines: list[dict[str, float]]) -> float:
-    return statistics.median(line["rate/steps_per_second"] for line in lines[1:])
+def _median(lines: list[dict[str, float]], what: str) -> float:
+    return statistics.median(line[what] for line in lines[1:])
 
 
 def _configured(preset: str) -> str:
@@ -167,6 +169,8 @@ def main() -> None:
     parser.add_argument("--presets", default=",".join(PRESETS), help="which, by commas")
     arguments = parser.parse_args()
     data_dir = pathlib.Path(arguments.data_dir).resolve()
+    if not arguments.data_dir or not data_dir.is_dir():
+        sys.exit(f"error: --data_dir={arguments.data_dir}: the folder with the data sets is expected")
     known = json.loads(RESULTS.read_text())["presets"] if RESULTS.exists() else {}
     rows: dict[str, dict[str, Any]] = {name: known[name] for name in PRESETS if name in known}
     for preset in arguments.presets.split(","):
