@@ -126,6 +126,9 @@ def test_nothing_with_probability_zero_is_picked():
     p = tf.constant([[0.0, 0.0, 1.0, 0.0]])
     for draw in (0.0, 0.5, 0.9999999):
         assert int(rnn.pick(p, tf.constant([draw]))[0]) == 2
+    # Rounding has left the sum below the draw.
+    rounded = tf.constant([[0.5, 0.4999995, 0.0, 0.0]])
+    assert int(rnn.pick(rounded, tf.constant([0.9999999]))[0]) == 1
 
 
 def test_a_wider_draw_begins_with_the_narrower_one():

@@ -344,9 +344,11 @@ def truncated(p: tf.Tensor, top_k: tf.Tensor, top_p: tf.Tensor) -> tf.Tensor:
 
 def pick(p: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
     """The symbol at which the cumulative probability passes the draw: `[B, K]`, `[B]` → int32 `[B]`."""
-    passed = tf.cumsum(p, axis=1) <= draw[:, None]
+    cumulative = tf.cumsum(p, axis=1)
+    # Of the sum, not of 1: where rounding leaves it below a draw, that would be a symbol without probability.
+    passed = cumulative <= draw[:, None] * cumulative[:, -1:]
     symbol = tf.reduce_sum(tf.cast(passed, tf.int32), axis=1)
-    return tf.minimum(symbol, p.shape[1] - 1)  # where rounding leaves the sum below the draw
+    return tf.minimum(symbol, p.shape[1] - 1)
 
 
 # Losses -----------------------------------------------------------------------------------------
