@@ -31,7 +31,7 @@ class Entry:
     label: str = ""  # of a push: "stable" or "canary"
     blessed: bool = False
     forced: bool = False
-    reason: str = ""  # given with --force; of a refusal: why
+    reason: str = ""  # given with --reason; of a refusal: why
     validation: str = ""  # what came of it, in words; "" where there was none
     when: str = ""  # ISO 8601, UTC; "" until it is signed
     who: str = ""  # user@host

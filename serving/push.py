@@ -72,7 +72,8 @@ class Base:
         export: pathlib.Path,
         label: str = rollout.STABLE,
         engine: str = "embedded",
-        force: str = "",
+        reason: str = "",
+        force: bool = False,
     ) -> None:
         """Validates an export in a server process of its own and makes it the next version of its model.
 
@@ -82,7 +83,8 @@ class Base:
             export: `<anything>/<model>/<version>`, or a version that was rolled back.
             label: "stable", or "canary": served beside the stable version.
             engine: what validates it: "embedded" or "tfserving".
-            force: why it is pushed although it is not blessed, or breaks clients; "" = it is not.
+            reason: why, for the audit log.
+            force: it is pushed although it is not blessed, or breaks clients.
 
         Raises:
             UserError: it is no export, is not blessed, breaks clients, did not pass validation, another
@@ -98,7 +100,7 @@ class Base:
             if self._is_there(model, label, digest):
                 return
             live, _ = self._live(model)
-        entry = audit.Entry("push", model, None, live, digest, label, forced=bool(force), reason=force)
+        entry = audit.Entry("push", model, None, live, digest, label, forced=force, reason=reason)
         parent = self._folder / model
         try:
             entry = self._judged(entry, export)
@@ -123,8 +125,8 @@ class Base:
                 audit.append(self._folder, audit.sign(entry))
             raise UserError(str(refused)) from refused.__cause__
 
-    def promote(self, model: str) -> None:
-        """Makes the canary the stable version.
+    def promote(self, model: str, reason: str = "") -> None:
+        """Makes the canary the stable version; `reason` is kept in the audit log.
 
         Raises:
             UserError: there is none, or a server did not follow.
@@ -137,12 +139,13 @@ class Base:
                 raise UserError(
                     f"{model} has no canary to promote: push one with --label=canary (stable is {stable})"
                 )
-            self._change(_Pending(self._entry("promote", model, canary, stable)))
+            self._change(_Pending(self._entry("promote", model, canary, stable, reason)))
 
-    def rollback(self, model: str) -> None:
+    def rollback(self, model: str, reason: str = "") -> None:
         """Drops the canary if there is one; else returns to the last blessed version before the stable one.
 
-        The version that goes is kept as `<model>/.rolled_back-<version>`, where a push finds it.
+        The version that goes is kept as `<model>/.rolled_back-<version>`, where a push finds it; `reason` in
+        the audit log.
 
         Raises:
             UserError: there is nothing to return to, or a server did not follow.
@@ -152,7 +155,7 @@ class Base:
                 return
             stable, canary = self._live(model)
             target = stable if canary is not None else self._blessed_before(model, stable)
-            self._change(_Pending(self._entry("rollback", model, target, canary or stable)))
+            self._change(_Pending(self._entry("rollback", model, target, canary or stable, reason)))
 
     def history(self) -> tuple[list[audit.Entry], list[int]]:
         """The audit log: its entries, and the numbers of lines that a crash cut short."""
@@ -207,13 +210,14 @@ class Base:
             else f"{self._folder / model} has no version"
         )
 
-    def _entry(self, action: str, model: str, version: int | None, before: int | None) -> audit.Entry:
+    def _entry(
+        self, action: str, model: str, version: int | None, before: int | None, reason: str
+    ) -> audit.Entry:
         assert version is not None
         path = self._folder / model / str(version)
         judged = blessing.read(path)
-        return audit.Entry(
-            action, model, version, before, blessing.digest(path), blessed=bool(judged and judged.blessed)
-        )
+        digest, blessed = blessing.digest(path), bool(judged and judged.blessed)
+        return audit.Entry(action, model, version, before, digest, blessed=blessed, reason=reason)
 
     # Judging a candidate.
 

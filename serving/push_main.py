@@ -23,7 +23,7 @@ _LABEL = flags.DEFINE_enum(
 _FORCE = flags.DEFINE_boolean(
     "force", False, "Push what is not blessed, or breaks the clients of the version that is served."
 )
-_REASON = flags.DEFINE_string("reason", "", "Why, for --force: the audit log keeps it.")
+_REASON = flags.DEFINE_string("reason", "", "Why: the audit log keeps it. --force needs it.")
 _ENGINE = flags.DEFINE_enum(
     "engine", "embedded", ["embedded", "tfserving"], "The server that has to run the candidate first."
 )
@@ -48,21 +48,20 @@ def main(arguments: list[str]) -> None:
     _, command, subject = arguments
     if command not in _COMMANDS:
         raise UserError(f"unknown command {command!r}: expected one of {', '.join(_COMMANDS)}")
-    if _FORCE.value and not _REASON.value.strip():
+    reason = _REASON.value.strip()
+    if _FORCE.value and not reason:
         raise UserError('--force needs --reason="...": the audit log keeps it')
-    if _REASON.value and not _FORCE.value:
-        raise UserError("--reason is for --force, and a blessed export needs none")
     from serving import audit, push
 
     # Not a sudden death: the server that validates would outlive it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     base = push.Base(pathlib.Path(_BASE_DIR.value), _SERVERS.value, _SETTLE_SECONDS.value, _say)
     if command == "push":
-        base.push(pathlib.Path(subject), _LABEL.value, _ENGINE.value, _REASON.value.strip())
+        base.push(pathlib.Path(subject), _LABEL.value, _ENGINE.value, reason, _FORCE.value)
     elif command == "promote":
-        base.promote(subject)
+        base.promote(subject, reason)
     elif command == "rollback":
-        base.rollback(subject)
+        base.rollback(subject, reason)
     else:
         entries, torn = base.history()
         for line in torn:

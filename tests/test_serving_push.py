@@ -126,6 +126,21 @@ def test_versions_grow_and_labels_follow(base, served, make, said):
     assert entry.model_version_policy.latest.num_versions == 2
 
 
+def test_the_log_says_why(base, make):
+    base.push(make("one"), reason="the first")
+    base.push(make("two"), label="canary")
+    base.promote("m", "a week without complaints")
+    base.rollback("m", "a complaint")
+    entries, _ = base.history()
+    assert [(e.action, e.reason, e.forced) for e in entries] == [
+        ("push", "the first", False),
+        ("push", "", False),
+        ("promote", "a week without complaints", False),
+        ("rollback", "a complaint", False),
+    ]
+    assert "blessed: a complaint" in audit.table(entries)
+
+
 def test_a_canary_is_dropped_first_and_clients_of_its_label_get_the_stable_version(base, served, make):
     base.push(make("one"))
     base.push(make("two"), label="canary")
@@ -166,8 +181,8 @@ def test_the_same_content_is_not_published_twice(base, served, make, said):
 
 def test_rollback_skips_versions_that_are_not_blessed(base, served, make):
     base.push(make("one"))
-    base.push(make("two", blessed=None), force="an emergency")
-    base.push(make("three", blessed=False), force="another one")
+    base.push(make("two", blessed=None), reason="an emergency", force=True)
+    base.push(make("three", blessed=False), reason="another one", force=True)
     base.push(make("four"))
     base.rollback("m")
     assert labels(served) == (1, 1)
@@ -221,7 +236,7 @@ def test_what_is_not_blessed_is_refused_unless_forced_and_both_are_on_record(bas
         base.push(changed)
     assert not (served / "models.config").exists()
     assert publish.versions(served / "m") == []
-    base.push(make("one", blessed=False), force="the demo is at noon")
+    base.push(make("one", blessed=False), reason="the demo is at noon", force=True)
     entries, torn = base.history()
     assert [e.action for e in entries] == ["refused"] * 3 + ["push"]
     assert "accuracy is 0.5" in entries[1].reason
@@ -287,7 +302,7 @@ def test_a_candidate_that_breaks_clients_is_refused_unless_forced(base, served, 
     with pytest.raises(UserError, match=r"clients of m version 1 would break: .*input x .* is missing"):
         base.push(make("two", new))
     assert labels(served) == (1, 1)
-    base.push(make("two", new), force="all clients are ours, and updated")
+    base.push(make("two", new), reason="all clients are ours, and updated", force=True)
     assert labels(served) == (2, 2)
 
 
@@ -470,7 +485,6 @@ def test_a_kill_at_any_moment_leaves_a_base_that_serves_and_the_same_command_com
         (["pull", "x"], "unknown command 'pull': expected one of push, promote, rollback, history"),
         (["push", "nowhere/m/1"], "nowhere/m/1 is no export: it has no saved_model.pb"),
         (["push", "x", "--force"], '--force needs --reason="..."'),
-        (["push", "x", "--reason=y"], "--reason is for --force"),
         (["rollback", "m"], "is no folder of models"),
     ],
 )

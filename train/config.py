@@ -62,7 +62,7 @@ class Config:
     steps: int  # optimizer steps of the whole run
     seed: int = 0  # of weights, noise, data order and augmentation
     mixed_precision: Precision = Precision.FLOAT32
-    xla: bool = False  # compiles the step as a whole; slower on CPUs. One replica a process
+    xla: bool = False  # compiles the step as a whole; slower on CPUs, but for rnn. One replica a process
     steps_per_execution: int = 50  # steps in one call of the compiled loop
     log_every: int = 100  # steps between lines of metrics.jsonl
     eval_every: int = 1000  # steps between passes over the held-out split
