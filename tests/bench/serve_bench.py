@@ -285,8 +285,7 @@ def echo() -> None:
 @contextlib.contextmanager
 def echoing() -> Iterator[str]:
     """The address of an `echo` in a process of its own."""
-    command = [sys.executable, __file__, "--call", json.dumps(["echo"])]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command_of("echo"), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         try:
             yield f"127.0.0.1:{process.stdout.readline().strip()}"
@@ -294,15 +293,16 @@ def echoing() -> Iterator[str]:
             process.kill()
 
 
+def command_of(*arguments: Any) -> list[str]:
+    """Of a process that calls one of the functions here."""
+    called = json.dumps([str(a) if isinstance(a, pathlib.Path) else a for a in arguments])
+    return [sys.executable, __file__, "--call", called]
+
+
 def aside(*arguments: Any) -> Any:
     """Runs one of the functions here in a process of its own; returns what it returns."""
     done = subprocess.run(
-        [
-            sys.executable,
-            __file__,
-            "--call",
-            json.dumps([str(a) if isinstance(a, pathlib.Path) else a for a in arguments]),
-        ],
+        command_of(*arguments),
         capture_output=True,
         text=True,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},

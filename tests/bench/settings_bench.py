@@ -171,8 +171,9 @@ def main() -> None:
     data_dir = pathlib.Path(arguments.data_dir).resolve()
     if not arguments.data_dir or not data_dir.is_dir():
         sys.exit(f"error: --data_dir={arguments.data_dir}: the folder with the data sets is expected")
-    known = json.loads(RESULTS.read_text())["presets"] if RESULTS.exists() else {}
-    rows: dict[str, dict[str, Any]] = {name: known[name] for name in PRESETS if name in known}
+    rows: dict[str, dict[str, Any]] = (
+        json.loads(RESULTS.read_text())["presets"] if RESULTS.exists() else {}
+    )
     for preset in arguments.presets.split(","):
         given, model = [f"--data_dir={data_dir}"], presets.load(preset).model
         if hasattr(model, "style_dir"):
