@@ -94,3 +94,53 @@ def test_amsgrad_is_keras():
     )
     for ours_value, theirs_value in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(ours_value, theirs_value)
+
+
+def test_orthogonalized_keeps_the_singular_vectors_and_brings_the_values_near_one():
+    random = np.random.default_rng(0)
+    for rows, columns in ((40, 12), (12, 40), (9, 9)):
+        matrix = random.normal(size=(rows, columns)).astype(np.float32)
+        found = optimizers.orthogonalized(tf.constant(matrix)).numpy()
+        u, _, v = np.linalg.svd(matrix, full_matrices=False)
+        in_their_basis = u.T @ found @ v.T
+        np.testing.assert_allclose(in_their_basis - np.diag(np.diag(in_their_basis)), 0.0, atol=1e-4)
+        assert (np.diag(in_their_basis) > 0.3).all() and (np.diag(in_their_basis) < 1.3).all()
+    np.testing.assert_array_equal(optimizers.orthogonalized(tf.zeros([4, 3])), np.zeros([4, 3]))
+
+
+def test_muon_steps_hidden_convolutions_along_their_orthogonalized_momentum_and_all_else_as_adam():
+    random = np.random.default_rng(0)
+    shapes = {"kernel": (3, 3, 4, 8), "dense": (6, 5), "output": (1, 1, 8, 3), "bias": (8,)}
+    before = {name: random.normal(size=size).astype(np.float32) for name, size in shapes.items()}
+    gradients = [
+        {name: random.normal(size=size).astype(np.float32) for name, size in shapes.items()} for _ in range(2)
+    ]
+    variables = {name: keras.Variable(value, name=name) for name, value in before.items()}
+    muon = optimizers.Muon(0.06, adam_ratio=0.5)
+    muon.build(list(variables.values()))
+    expected = {name: keras.Variable(before[name], name=name) for name in ("dense", "output", "bias")}
+    adam = optimizers.Adam(0.03)
+    adam.build(list(expected.values()))
+    for gradient in gradients:
+        muon.apply([tf.constant(gradient[name]) for name in shapes], list(variables.values()))
+        adam.apply([tf.constant(gradient[name]) for name in expected], list(expected.values()))
+    for name, variable in expected.items():
+        np.testing.assert_array_equal(variables[name].numpy(), variable.numpy())
+
+    first, second = (gradient["kernel"] for gradient in gradients)
+    kernel = before["kernel"]
+    # By hand: m = 0.05 g; ahead = 0.95 m + 0.05 g; then once more.
+    momentum = 0.05 * first
+    for ahead in (
+        0.95 * momentum + 0.05 * first,
+        0.95 * (0.95 * momentum + 0.05 * second) + 0.05 * second,
+    ):
+        direction = optimizers.orthogonalized(tf.constant(ahead.reshape(36, 8))).numpy()
+        kernel = kernel - 0.06 * 0.2 * 6.0 * direction.reshape(kernel.shape)
+    np.testing.assert_allclose(variables["kernel"].numpy(), kernel, atol=1e-5)
+
+
+def test_a_muon_of_a_checkpoint_goes_on_as_it_was():
+    muon = optimizers.Muon(0.1, momentum=0.8, adam_ratio=0.3)
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(muon))
+    assert (again.momentum, again.adam_ratio) == (0.8, 0.3)

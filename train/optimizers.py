@@ -76,6 +76,56 @@ class AdamW(Adam, keras.optimizers.AdamW):
         self.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
 
 
+@keras.saving.register_keras_serializable("atelier")
+class Muon(Adam):
+    """Muon of the kernels of convolutions, each flattened to a matrix of (height, width, channels in) by
+    channels out; Adam of all else and of the last kernel, the output's. `keras.optimizers.Muon` does
+    matrices alone.
+
+    Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"
+    (https://kellerjordan.github.io/posts/muon); the size of its steps is that of Liu et al. 2025, "Muon is
+    Scalable for LLM Training" (arXiv:2502.16982), 2.2: about as large as Adam's.
+    """
+
+    def __init__(self, *args, momentum: float = 0.95, adam_ratio: float = 1 / 6, **kwargs):
+        """`adam_ratio`: Adam's learning rate over Muon's."""
+        super().__init__(*args, **kwargs)
+        self.momentum, self.adam_ratio = momentum, adam_ratio
+
+    def build(self, variables):
+        super().build(variables)
+        self._output = max((i for i, v in enumerate(variables) if len(v.shape) > 1), default=None)
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        if len(variable.shape) != 4 or index == self._output:
+            super().update_step(gradient, variable, self.adam_ratio * learning_rate)
+            return
+        gradient = tf.cast(gradient, variable.dtype)
+        mean = self._momentums[index]
+        self.assign(mean, self.momentum * mean + (1.0 - self.momentum) * gradient)
+        ahead = self.momentum * mean + (1.0 - self.momentum) * gradient  # Nesterov
+        rows, columns = math.prod(variable.shape[:3]), variable.shape[3]
+        step = orthogonalized(tf.reshape(ahead, [rows, columns]))
+        rate = tf.cast(learning_rate, variable.dtype) * 0.2 * math.sqrt(max(rows, columns))
+        self.assign_sub(variable, rate * tf.reshape(step, variable.shape))
+
+    def get_config(self) -> dict:
+        return super().get_config() | {"momentum": self.momentum, "adam_ratio": self.adam_ratio}
+
+
+def orthogonalized(matrix: tf.Tensor) -> tf.Tensor:
+    """Nearly UV' of a matrix USV': its singular values are brought to between 0.7 and 1.2 by five steps of
+    Newton and Schulz, with the coefficients of Jordan et al. 2024. A matrix of zeros stays one."""
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = tf.transpose(matrix) if tall else matrix
+    x /= tf.norm(x) + 1e-7
+    for _ in range(5):
+        square = tf.matmul(x, x, transpose_b=True)
+        x = 3.4445 * x + tf.matmul(-4.7750 * square + 2.0315 * tf.matmul(square, square), x)
+    return tf.transpose(x) if tall else x
+
+
 def make(
     config: config_lib.Optimizer, steps: int, precision: config_lib.Precision = config_lib.Precision.FLOAT32
 ) -> keras.optimizers.Optimizer:
@@ -83,6 +133,8 @@ def make(
     rate = Rate(config.learning_rate, config.schedule, steps, config.warmup_steps)
     if config.name == config_lib.OptimizerName.ADAMW:
         optimizer = AdamW(rate, weight_decay=config.weight_decay, beta_1=config.beta_1)
+    elif config.name == config_lib.OptimizerName.MUON:
+        optimizer = Muon(rate, beta_1=config.beta_1)
     else:
         optimizer = Adam(rate, beta_1=config.beta_1)
     if precision == config_lib.Precision.FLOAT16:

@@ -9,7 +9,7 @@ photos: 0.783), and still falling.
 Your own paintings and photos: --config.model.styles='("name",)' --config.data.name=folder:<photos>
 """
 
-from train.config import Config, Data, Optimizer, Schedule
+from train.config import Config, Data, Optimizer, OptimizerName, Schedule
 from train.data.pipeline import Augment
 from zoo import stylizer
 
@@ -42,11 +42,13 @@ def get_config() -> Config:
         family="stylizer",
         model=stylizer.Config(styles=STYLES),
         data=Data(name="paintings", image_size=128, batch_size=2, augment=Augment(flip=True)),
-        optimizer=Optimizer(learning_rate=2e-3, schedule=Schedule.COSINE, warmup_steps=100),
-        steps=6000,
+        optimizer=Optimizer(
+            name=OptimizerName.MUON, learning_rate=6e-3, schedule=Schedule.COSINE, warmup_steps=100
+        ),
+        steps=16000,
         steps_per_execution=10,
         log_every=50,
-        eval_every=2000,
-        preview_every=500,
+        eval_every=4000,
+        preview_every=1000,
         checkpoint_every=250,
     )
