@@ -29,3 +29,15 @@ def test_the_paintings_may_lie_elsewhere_than_in_training(tmp_path):
     model = zoo.build("stylizer", config)
     with pytest.raises(UserError, match=rf"there is no {tmp_path}/reds"):
         evaluate.evaluate(model, "stylizer", tiny.photos(), {"style_dir": str(tmp_path)})
+
+
+def test_of_any_style_the_styles_are_held_out_pictures_and_the_slices_their_kinds():
+    model = zoo.build("arbitrary_stylizer", tiny.CONFIGS["arbitrary_stylizer"])
+    report = evaluate.evaluate(model, "arbitrary_stylizer", tiny.photos())
+    metrics = report["metrics"]
+    # Who paints nothing keeps the content and wins no style.
+    assert metrics["content_loss"] == pytest.approx(0.0, abs=1e-6)
+    assert metrics["gatys_loss"] == pytest.approx(metrics["gatys_loss_of_photo"], rel=1e-3)
+    assert metrics["gatys_loss_of_photo"] > 0
+    assert set(report["slices"]["gatys_loss"]) == {"smooth", "rough"}
+    assert report["n_test"] == 16 - 12  # a picture that gives its style is painted in none

@@ -87,12 +87,20 @@ def test_the_photo_must_be_named_and_be_there(files):
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     """The work directory of a stylizer that paints something."""
-    folder = tmp_path_factory.mktemp("stylizer")
-    model = zoo.build("stylizer", tiny.CONFIGS["stylizer"])
+    return _workdir("stylizer", tmp_path_factory.mktemp("stylizer"))
+
+
+@pytest.fixture(scope="module")
+def of_any_style(tmp_path_factory):
+    return _workdir("arbitrary_stylizer", tmp_path_factory.mktemp("arbitrary_stylizer"))
+
+
+def _workdir(family, folder):
+    model = zoo.build(family, tiny.CONFIGS[family])
     random = np.random.default_rng(1)
     for weight in model.network.weights:
         weight.assign(random.normal(0.0, 0.3, weight.shape))
-    config = {"name": "mine", "family": "stylizer", "model": dataclasses.asdict(model.config)}
+    config = {"name": "mine", "family": family, "model": dataclasses.asdict(model.config)}
     (folder / "config.json").write_text(json.dumps(config))
     step, seconds = tf.Variable(1, dtype=tf.int64), tf.Variable(0.0, dtype=tf.float64)
     checkpoint = tf.train.Checkpoint(model=model, step=step, seconds=seconds)
@@ -125,6 +133,16 @@ def test_a_photo_is_painted_in_one_pass(files, workdir):
     )
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(pictures.load(grey), pictures.fit(photo, 32), atol=1 / 255)
+
+
+def test_a_photo_is_painted_in_the_style_of_any_picture_in_one_pass(files, of_any_style):
+    painted = files / "any.png"
+    styles = f"--style={files}/painting.png,{files}/photo.jpg"
+    done = _paint(files / "photo.jpg", of_any_style, styles, "--style_weights=3,1", f"--output={painted}")
+    assert (done.returncode, done.stdout) == (0, f"wrote {painted}: 48x64\n"), done.stderr
+    assert np.abs(pictures.load(painted) - pictures.load(files / "photo.jpg")).max() > 0.1
+    done = _paint(files / "photo.jpg", of_any_style, "--style=reds", f"--output={painted}")
+    assert (done.returncode, _error(done)) == (2, "there is no picture reds")
 
 
 def test_a_film_is_painted_frame_by_frame(workdir, clip, tmp_path):

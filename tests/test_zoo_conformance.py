@@ -16,6 +16,13 @@ from zoo import base
 FAMILIES = sorted(zoo.FAMILIES)
 # The design's table of signatures; the first is also serving_default.
 SIGNATURES = {
+    "arbitrary_stylizer": {
+        "stylize": ({"image", "style_image", "strength"}, {"image"}),
+        "stylize_bytes": (
+            {"image_bytes", "style_bytes", "strength", "preserve_color", "format"},
+            {"image_bytes"},
+        ),
+    },
     "autoencoder": {
         "reconstruct": ({"image"}, {"image"}),
         "encode": ({"image"}, {"code"}),

@@ -15,7 +15,7 @@ from train.data.dataset import DataSet
 from train.data.images import ImageData, Images
 from train.data.pipeline import Augment
 from train.data.text import TextData
-from zoo import autoencoder, chorales, cnn, gan, pictures, rnn, stylizer, vae, vgg19
+from zoo import arbitrary_stylizer, autoencoder, chorales, cnn, gan, pictures, rnn, stylizer, vae, vgg19
 
 
 def _paintings() -> str:
@@ -29,6 +29,15 @@ def _paintings() -> str:
 
 
 CONFIGS = {
+    "arbitrary_stylizer": arbitrary_stylizer.Config(
+        image_shape=(16, 16, 3),
+        style_size=16,
+        vgg19_weights=vgg19.RANDOM,
+        stem=4,
+        channels=4,
+        blocks=1,
+        embedding=5,
+    ),
     "autoencoder": autoencoder.Config(
         image_shape=(8, 8, 1), code_dim=6, channels=8, hidden=16, denoiser_channels=8
     ),
@@ -50,6 +59,7 @@ CONFIGS = {
 }
 # A field that cannot be, for each family.
 BROKEN = {
+    "arbitrary_stylizer": {"embedding": 1},
     "autoencoder": {"image_shape": (8, 8, 2)},
     "chorales": {"dropout": 1.5},
     "cnn": {"image_shape": (8, 8, 2)},
@@ -97,6 +107,7 @@ def verse() -> DataSet:
 
 # What each family learns from at that size.
 DATA = {
+    "arbitrary_stylizer": photos,
     "autoencoder": digits,
     "chorales": melodies,
     "cnn": digits,
@@ -124,7 +135,7 @@ def config(family: str, **changes) -> config_lib.Config:
         family=family,
         model=CONFIGS[family],
         # A stylizer's go through VGG19.
-        data=settings(batch_size=8 if family == "stylizer" else 32, augment=Augment(shift=1)),
+        data=settings(batch_size=8 if "stylizer" in family else 32, augment=Augment(shift=1)),
         optimizer=config_lib.Optimizer(learning_rate=5e-4, beta_1=0.5),
         steps=20,
         steps_per_execution=3,

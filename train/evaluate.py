@@ -130,6 +130,7 @@ def _generated(
 
 # family -> report of (model, data set of the kind that the family learns)
 _EVALUATIONS: dict[str, Callable[[base.Judged, Any], dict[str, Any]]] = {
+    "arbitrary_stylizer": painting.arbitrary_report,
     "autoencoder": reconstruction.report,
     "chorales": harmony.evaluate,
     "cnn": _classifier,

@@ -4,8 +4,9 @@ By optimisation (`zoo.gatys`), which takes minutes and any painting: several sty
 (`--style=a.jpg,b.jpg --style_weights=2,1`) or share the picture (`--mask=left.png,right.png`, white where
 each style goes). It needs VGG19's weights, in Keras' cache or by `--vgg19_weights=<path>`.
 
-Or in one pass (`zoo.stylizer`), films and animated GIFs too:
-`python -m train.stylize_main clip.mp4 --stylizer=<preset or workdir> --style=<name> --strength=0.8`.
+Or in one pass, films and animated GIFs too, in a style that a network was taught (`zoo.stylizer`), or in that
+of any painting (`zoo.arbitrary_stylizer`):
+`python -m train.stylize_main clip.mp4 --stylizer=<preset or workdir> --style=<name or file> --strength=0.8`.
 """
 
 import collections
@@ -24,14 +25,15 @@ with binary.needs("train"):
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     import zoo
-    from zoo import gatys, minimizers, pictures, stylizer, vgg19, video, workdir
+    from zoo import arbitrary_stylizer, gatys, minimizers, pictures, stylizer, vgg19, video, workdir
     from zoo.files import atomic_write
 
 _DEFAULTS = gatys.Config()
 _STYLE = flags.DEFINE_list(
     "style",
     None,
-    "Paintings to take the style from, separated by commas; names of its styles with --stylizer.",
+    "Paintings to take the style from, separated by commas; with --stylizer the names of its styles, or"
+    " paintings where it is one of any style.",
     required=True,
 )
 _STYLE_WEIGHTS = flags.DEFINE_list("style_weights", None, "How much of each style; default: equal parts.")
@@ -131,25 +133,26 @@ def _film_suffix(film: pathlib.Path) -> str:
 # One pass ---------------------------------------------------------------------------------------
 
 
-def _stylizer(name: str) -> tuple[stylizer.Model, np.ndarray]:
-    """The model, and of each of its styles how much."""
+def _stylizer(name: str) -> tuple[stylizer.Painting, np.ndarray]:
+    """The model, and the styles as it takes them."""
     if _COLOR.value == gatys.Color.HISTOGRAM:
         raise UserError("--color=histogram is without --stylizer alone: style or luminance is expected")
     model = workdir.load(pathlib.Path(name)).model if os.path.isdir(name) else zoo.from_pretrained(name)
-    if not isinstance(model, stylizer.Model):
+    styles = _STYLE.value
+    if isinstance(model, arbitrary_stylizer.Model):
+        known = [model.mix(pictures.load(pathlib.Path(style), stylizer.SMALLEST)) for style in styles]
+    elif isinstance(model, stylizer.Model):
+        names = model.config.styles
+        if unknown := [style for style in styles if style not in names]:
+            raise UserError(f"--style={unknown[0]}: the styles of {name} are {', '.join(names)}")
+        known = [np.eye(len(names), dtype=np.float32)[names.index(style)] for style in styles]
+    else:
         raise UserError(f"--stylizer={name} is no stylizer, but a {type(model).__module__}")
-    known = model.config.styles
-    if unknown := [style for style in _STYLE.value if style not in known]:
-        raise UserError(f"--style={unknown[0]}: the styles of {name} are {', '.join(known)}")
-    weights = [1.0] * len(_STYLE.value) if _STYLE_WEIGHTS.value is None else _numbers(_STYLE_WEIGHTS.value)
-    if len(weights) != len(_STYLE.value) or not all(0 <= w < np.inf for w in weights) or not any(weights):
-        raise UserError(
-            f"--style_weights: {len(_STYLE.value)} numbers of at least 0, not all 0, are expected"
-        )
-    mix = np.zeros(len(known), np.float32)
-    for style, weight in zip(_STYLE.value, weights, strict=True):
-        mix[known.index(style)] += weight / sum(weights)
-    return model, mix * np.float32(_STRENGTH.value)
+    weights = [1.0] * len(styles) if _STYLE_WEIGHTS.value is None else _numbers(_STYLE_WEIGHTS.value)
+    if len(weights) != len(styles) or not all(0 <= w < np.inf for w in weights) or not any(weights):
+        raise UserError(f"--style_weights: {len(styles)} numbers of at least 0, not all 0, are expected")
+    mix = np.average(known, axis=0, weights=weights) * _STRENGTH.value
+    return model, mix.astype(np.float32)
 
 
 def _fitted(image: np.ndarray) -> np.ndarray:
@@ -170,14 +173,18 @@ def _in_colour(painted: np.ndarray, photo: np.ndarray) -> np.ndarray:
     return painted
 
 
-def _paint_photo(photo: pathlib.Path, output: pathlib.Path, model: stylizer.Model, mix: np.ndarray) -> None:
+def _paint_photo(
+    photo: pathlib.Path, output: pathlib.Path, model: stylizer.Painting, mix: np.ndarray
+) -> None:
     content = _fitted(pictures.load(photo, stylizer.SMALLEST))
     painted = _in_colour(model.paint(content, mix), content)
     atomic_write(output, pictures.encode(painted, output.suffix))
     print(f"wrote {output}: {painted.shape[1]}x{painted.shape[0]}")
 
 
-def _paint_film(path: pathlib.Path, output: pathlib.Path, model: stylizer.Model, mix: np.ndarray) -> None:
+def _paint_film(
+    path: pathlib.Path, output: pathlib.Path, model: stylizer.Painting, mix: np.ndarray
+) -> None:
     if _SMOOTHING.value >= 1:
         raise UserError(f"--smoothing={_SMOOTHING.value}: less than 1 is expected")
     film = video.read(path)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from zoo.base import Model
 
 FAMILIES = {
+    "arbitrary_stylizer": "zoo.arbitrary_stylizer",
     "autoencoder": "zoo.autoencoder",
     "chorales": "zoo.chorales",
     "cnn": "zoo.cnn",

@@ -11,6 +11,7 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -29,12 +30,10 @@ _STEP = 4  # pixels of the photo for one place of the residual blocks
 
 
 @dataclasses.dataclass
-class Config:
-    """What a stylizer is made of, and what it learns from beside the photos."""
+class Painter:
+    """What a network that paints is made of, and how it learns, wherever its styles come from."""
 
     image_shape: tuple[int, int, int] = (128, 128, 3)  # of the photos in training; served, any size does
-    styles: tuple[str, ...] = ("style",)  # names of pictures in style_dir, without .jpg or .png
-    style_dir: str = ""  # for training alone
     style_size: int = 256  # longest side of the paintings in pixels: the size of strokes
     vgg19_weights: str = vgg19.IMAGENET  # for training alone; as `vgg19.features` takes it
     stem: int = 32  # feature maps at half the photo's resolution
@@ -51,8 +50,6 @@ class Config:
                 f"image_shape={self.image_shape}: colour, and sides of at least {SMALLEST} that are multiples"
                 f" of {_STEP} are expected; set data.image_size"
             )
-        if not self.styles or len(set(self.styles)) < len(self.styles) or not all(self.styles):
-            raise ValueError(f"styles={self.styles}: at least one name, each once, is expected")
         for name in ("style_size", "stem", "channels", "blocks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: at least 1 is expected")
@@ -61,6 +58,20 @@ class Config:
         for name in ("content_weight", "tv_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)}: 0 or more is expected")
+
+
+@dataclasses.dataclass
+class Config(Painter):
+    """What a stylizer is made of, and what it learns from beside the photos."""
+
+    styles: tuple[str, ...] = ("style",)  # names of pictures in style_dir, without .jpg or .png
+    style_dir: str = ""  # for training alone
+
+    def validate(self) -> None:
+        """Raises `ValueError` that names the field, its value and what is expected."""
+        super().validate()
+        if not self.styles or len(set(self.styles)) < len(self.styles) or not all(self.styles):
+            raise ValueError(f"styles={self.styles}: at least one name, each once, is expected")
 
 
 # Network ----------------------------------------------------------------------------------------
@@ -83,9 +94,10 @@ class Network(keras.Model):
     are; but for them a pixel depends on those up to `margin` pixels from it.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Painter, scales: np.ndarray):
+        """`scales`: `[N]`, the first scale of each style; of the shifts it is 0."""
         super().__init__(name="network")
-        styles, stem, channels = len(config.styles), config.stem, config.channels
+        stem, channels = config.stem, config.channels
         self._blocks = config.blocks
         names = [
             "half",
@@ -103,15 +115,16 @@ class Network(keras.Model):
             self._add(name, (side, side, before, after), initializer)
             if name != "image":
                 width = stem if name == "up" else after
-                self._add(f"{name}_scale", (styles, width), "ones")
-                self._add(f"{name}_shift", (styles, width), "zeros")
+                first = np.tile(scales[:, None], [1, width])
+                self._add(f"{name}_scale", first.shape, lambda *_, first=first, **__: tf.constant(first))
+                self._add(f"{name}_shift", first.shape, "zeros")
         self.norms = len(names)
         # How far a pixel can see, rounded up to whole steps: the convolutions at full, half, a quarter ...
         reach = 3 + 1 * 2 + 2 * config.blocks * 4 + 4 + 2 * 2
         self.margin = -(-reach // _STEP) * _STEP
         self.built = True
 
-    def _add(self, name: str, shape: tuple[int, ...], initializer: str) -> None:
+    def _add(self, name: str, shape: tuple[int, ...], initializer: Any) -> None:
         # As an attribute of its own: what only a list holds is in no checkpoint.
         setattr(self, name, self.add_weight(name=name, shape=shape, initializer=initializer))
 
@@ -170,10 +183,10 @@ class Network(keras.Model):
 # Training ---------------------------------------------------------------------------------------
 
 
-class Targets:
-    """The Gram matrices of the paintings, and VGG19 to compare them with."""
+class Objective:
+    """The loss of `zoo.gatys`, of batches, each picture in a style of its own."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Painter):
         # VGG19 in float16 would overflow: its features reach tens of thousands.
         compute = keras.config.dtype_policy().compute_dtype
         dtype = "bfloat16" if compute == "bfloat16" else "float32"
@@ -181,43 +194,64 @@ class Targets:
             content_weight=config.content_weight, tv_weight=config.tv_weight, dtype=dtype
         )
         self.vgg = vgg19.prepared(gatys.network(self.config, config.vgg19_weights))
-        paintings = [
-            pictures.fit(pictures.load(_find(config, name), gatys.SMALLEST), config.style_size)
-            for name in config.styles
-        ]
-        found = [self.vgg(tf.constant(painting[None])) for painting in paintings]
-        self.grams = {
-            layer: tf.concat([gatys.gram(f[layer]) for f in found], axis=0)
-            for layer in self.config.style_layers
-        }
-        # The style loss of a picture without any features: paintings differ in it a hundredfold.
-        nothing = {layer: tf.zeros_like(grams) for layer, grams in self.grams.items()}
-        self.scale = self._style(nothing, tf.range(len(config.styles)))
 
-    def _style(self, painted: dict[str, tf.Tensor], style: tf.Tensor) -> tf.Tensor:
+    def grams(self, seen: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """By layer of VGG19's features, `[B, C, C]`."""
+        return {layer: gatys.gram(seen[layer]) for layer in self.config.style_layers}
+
+    def scale(self, style: dict[str, tf.Tensor]) -> tf.Tensor:
+        """The style loss of a picture without any features, `[B]`: paintings differ in it a hundredfold."""
+        return self._style({layer: tf.zeros_like(grams) for layer, grams in style.items()}, style)
+
+    def _style(self, painted: dict[str, tf.Tensor], style: dict[str, tf.Tensor]) -> tf.Tensor:
         return tf.add_n(
             [
-                weight * gatys.style_loss(painted[layer], tf.gather(self.grams[layer], style))
+                weight * gatys.style_loss(painted[layer], style[layer])
                 for layer, weight in self.config.style_layers.items()
             ]
         )
 
+    def parts(
+        self, photo: dict[str, tf.Tensor], painted: tf.Tensor, style: dict[str, tf.Tensor], scale: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The content, style and variation parts, `[B]` each, over the painting's scale.
+
+        Args:
+            photo: VGG19's features of it.
+            painted: `[B, H, W, 3]` in `[0, 1]`.
+            style, scale: `grams` of the paintings and their `scale`.
+        """
+        layer = self.config.content_layer
+        seen = self.vgg(painted)
+        pixels = tf.cast(tf.shape(painted)[1] * tf.shape(painted)[2], tf.float32)
+        of_reference = _REFERENCE / pixels
+        return (
+            of_reference * self.config.content_weight * gatys.content_loss(seen[layer], photo[layer]) / scale,
+            self._style(self.grams(seen), style) / scale,
+            of_reference * self.config.tv_weight * gatys.total_variation(painted) / scale,
+        )
+
+
+class Targets(Objective):
+    """The loss for the paintings of a configuration, whose Gram matrices are known beforehand."""
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        paintings = [
+            pictures.fit(pictures.load(_find(config, name), gatys.SMALLEST), config.style_size)
+            for name in config.styles
+        ]
+        found = [self.grams(self.vgg(tf.constant(painting[None]))) for painting in paintings]
+        self.of_styles = {layer: tf.concat([f[layer] for f in found], axis=0) for layer in found[0]}
+        self.scales = self.scale(self.of_styles)
+
     def losses(
         self, photo: tf.Tensor, painted: tf.Tensor, style: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The content, style and variation parts of `gatys`' loss, `[B]` each, over the painting's scale."""
-        layer = self.config.content_layer
-        seen = self.vgg(painted)
-        content = tf.stop_gradient(self.vgg(photo)[layer])
-        pixels = tf.cast(tf.shape(photo)[1] * tf.shape(photo)[2], tf.float32)
-        of_reference = _REFERENCE / pixels
-        scale = tf.gather(self.scale, style)
-        grams = {name: gatys.gram(seen[name]) for name in self.config.style_layers}
-        return (
-            of_reference * self.config.content_weight * gatys.content_loss(seen[layer], content) / scale,
-            self._style(grams, style) / scale,
-            of_reference * self.config.tv_weight * gatys.total_variation(painted) / scale,
-        )
+        """`parts` of photos `[B, H, W, 3]`, painted in the styles int32 `[B]`."""
+        wanted = {layer: tf.gather(grams, style) for layer, grams in self.of_styles.items()}
+        seen = {layer: tf.stop_gradient(features) for layer, features in self.vgg(photo).items()}
+        return self.parts(seen, painted, wanted, tf.gather(self.scales, style))
 
 
 def _find(config: Config, name: str) -> pathlib.Path:
@@ -235,30 +269,21 @@ _CUT = 0.15  # mean change of the pixels from one frame to the next
 _STYLE = 0  # the stream of a step's random numbers
 
 
-class Model(base.Model):
-    """A stylizer; `fit` on batches of (photo `[B, H, W, 3]` in `[0, 1]`, anything)."""
+class Painting(base.Model):
+    """A network that paints, and what both kinds have: pictures of any size, films, files."""
 
     showpiece = "styles"
-    limits = (
-        "For pictures to look at. Styles are those it was taught; brush strokes are as large as in "
-        "training, whatever the size of the photo, and fine detail such as small faces is lost."
-    )
 
-    def __init__(self, config: Config, seed: int = 0):
+    def __init__(self, config: Painter, scales: np.ndarray, seed: int = 0):
+        """`scales` as `Network` takes them."""
         config.validate()
         super().__init__(config, seed)
         keras.utils.set_random_seed(seed)
-        self.network = Network(config)
+        self.network = Network(config, scales)
         self.loss_mean = keras.metrics.Mean(name="loss")
         self.content_mean = keras.metrics.Mean(name="content")
         self.style_mean = keras.metrics.Mean(name="style")
         self.built = True
-
-    def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
-        """Reads the paintings and VGG19's weights. Raises `UserError` where they are missing."""
-        super().compile(optimizer)
-        targets = Targets(self.config)
-        self._losses = targets.losses  # a method: Keras would track, and save, a network
 
     @property
     def losses_tracked(self) -> tuple[keras.metrics.Mean, ...]:
@@ -268,35 +293,20 @@ class Model(base.Model):
     def networks(self) -> dict[str, keras.Model]:
         return {"network": self.network}
 
-    def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        photo = data[0]
-        rows = tf.shape(photo)[0]
-        draw = rng.replica_uniform(rows, 1, self.seed, _STYLE, self.noise_step)[:, 0]
-        style = tf.cast(draw * len(self.config.styles), tf.int32)
-        with tf.GradientTape() as tape:
-            loss = self._loss(photo, style)
-        self._learn(tape, loss)
-        return self._means()
-
-    def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        photo = data[0]
-        self._loss(photo, tf.range(tf.shape(photo)[0]) % len(self.config.styles))
-        return self._means()
-
-    def _loss(self, photo: tf.Tensor, style: tf.Tensor) -> tf.Tensor:
-        """What is minimised; also updates the running means."""
-        painted = photo + self.network(photo, tf.one_hot(style, len(self.config.styles)))
+    def _noted(
+        self, painted: tf.Tensor, content: tf.Tensor, style: tf.Tensor, variation: tf.Tensor
+    ) -> tf.Tensor:
+        """What is minimised: the `parts` of a batch, and a price of what lies outside `[0, 1]`; also updates
+        the running means."""
         # What cannot be shown is shown clipped; a picture in [0, 1] is what VGG19 was trained on.
         outside = tf.reduce_mean(tf.square(painted - tf.clip_by_value(painted, 0.0, 1.0)))
-        content, of_style, variation = self._losses(photo, painted, style)
-        loss = tf.reduce_mean(content + of_style + variation) + outside
-        rows = tf.shape(photo)[0]
-        self.loss_mean.update_state(loss, sample_weight=rows)
+        loss = tf.reduce_mean(content + style + variation) + outside
+        self.loss_mean.update_state(loss, sample_weight=tf.shape(painted)[0])
         self.content_mean.update_state(content)
-        self.style_mean.update_state(of_style)
+        self.style_mean.update_state(style)
         return loss
 
-    # Serving ------------------------------------------------------------------------------------
+    # Pictures -----------------------------------------------------------------------------------
 
     def painted(
         self,
@@ -407,6 +417,79 @@ class Model(base.Model):
             painted, calm, before = network(now, calm, before, inertia)
             yield painted.numpy()
 
+    def paint_files(
+        self, image_bytes: tf.Tensor, mix: tf.Tensor, preserve_color: tf.Tensor, format: tf.Tensor
+    ) -> tf.Tensor:
+        """Picture files, strings `[B]`, painted one by one in a graph → files of the same size, `[B]`.
+
+        Args:
+            mix: `[B, N]`.
+            preserve_color: bool `[B]` or `[1]`: the photo's colours are kept.
+            format: `jpeg` or `png`, `[B]` or `[1]`.
+        """
+        rows = tf.shape(image_bytes)
+        known = tf.reduce_all((format == "jpeg") | (format == "png"))
+        asked = tf.debugging.Assert(known, ["format: jpeg or png is expected, given ", format])
+        with tf.control_dependencies([asked]):
+            as_png = tf.broadcast_to(format == "png", rows)
+
+        def paint(row):
+            encoded, mix, keep, as_png = row
+            photo = images.decode_image(encoded, MOST_PIXELS)
+            with tf.control_dependencies(size_checks(photo[None])):
+                image = self.painted(photo[None], mix[None])[0]
+            image = tf.cond(keep, lambda: images.with_color_of(image, photo), lambda: image)
+            pixels = tf.image.convert_image_dtype(image, tf.uint8, saturate=True)
+            return tf.cond(
+                as_png,
+                lambda: tf.io.encode_png(pixels),
+                lambda: tf.io.encode_jpeg(pixels, quality=95, chroma_downsampling=False),
+            )
+
+        return tf.map_fn(
+            paint,
+            (image_bytes, mix, tf.broadcast_to(preserve_color, rows), as_png),
+            fn_output_signature=tf.TensorSpec([], tf.string),
+            parallel_iterations=1,
+        )
+
+
+class Model(Painting):
+    """A stylizer; `fit` on batches of (photo `[B, H, W, 3]` in `[0, 1]`, anything)."""
+
+    limits = (
+        "For pictures to look at. Styles are those it was taught; brush strokes are as large as in "
+        "training, whatever the size of the photo, and fine detail such as small faces is lost."
+    )
+
+    def __init__(self, config: Config, seed: int = 0):
+        super().__init__(config, np.ones(len(config.styles), np.float32), seed)
+
+    def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
+        """Reads the paintings and VGG19's weights. Raises `UserError` where they are missing."""
+        super().compile(optimizer)
+        targets = Targets(self.config)
+        self._losses = targets.losses  # a method: Keras would track, and save, a network
+
+    def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+        photo = data[0]
+        rows = tf.shape(photo)[0]
+        draw = rng.replica_uniform(rows, 1, self.seed, _STYLE, self.noise_step)[:, 0]
+        style = tf.cast(draw * len(self.config.styles), tf.int32)
+        with tf.GradientTape() as tape:
+            loss = self._loss(photo, style)
+        self._learn(tape, loss)
+        return self._means()
+
+    def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+        photo = data[0]
+        self._loss(photo, tf.range(tf.shape(photo)[0]) % len(self.config.styles))
+        return self._means()
+
+    def _loss(self, photo: tf.Tensor, style: tf.Tensor) -> tf.Tensor:
+        painted = photo + self.network(photo, tf.one_hot(style, len(self.config.styles)))
+        return self._noted(painted, *self._losses(photo, painted, style))
+
     def preview(self, seed: int, examples: tuple[np.ndarray, ...]) -> dict[str, base.Preview]:
         """`styles`: four held-out pictures, each above itself in every style."""
         photo = tf.constant(examples[0][:: max(1, len(examples[0]) // 4)][:4])
@@ -429,7 +512,7 @@ class Model(base.Model):
             """Photos of any size in `[0, 1]`, painted; style_weights are at least 0 and are divided by their
             sum; strength 0 leaves the photo, 1 is the style as trained."""
             mix = _mix(style_weights, tf.broadcast_to(strength, tf.shape(image)[:1]))
-            with tf.control_dependencies(_size_checks(tf.shape(image)[1], tf.shape(image)[2])):
+            with tf.control_dependencies(size_checks(image)):
                 image = tf.clip_by_value(image, 0.0, 1.0)
             return {"image": self.painted(image, mix)}
 
@@ -451,34 +534,8 @@ class Model(base.Model):
         ):
             """Picture files in (JPEG, PNG, GIF, BMP, WebP), files of the same size out, `jpeg` or `png`; a
             style's name or several with weights, `a:2,b:1`; preserve_color keeps the photo's colours."""
-            rows = tf.shape(image_bytes)
-            known = tf.reduce_all((format == "jpeg") | (format == "png"))
-            asked = tf.debugging.Assert(known, ["format: jpeg or png is expected, given ", format])
-            with tf.control_dependencies([asked]):
-                as_png = tf.broadcast_to(format == "png", rows)
-            mix = _mix(self._named(style), tf.broadcast_to(strength, rows))
-
-            def paint(row):
-                encoded, mix, keep, as_png = row
-                photo = images.decode_image(encoded, MOST_PIXELS)
-                shape = tf.shape(photo)
-                with tf.control_dependencies(_size_checks(shape[0], shape[1])):
-                    image = self.painted(photo[None], mix[None])[0]
-                image = tf.cond(keep, lambda: images.with_color_of(image, photo), lambda: image)
-                pixels = tf.image.convert_image_dtype(image, tf.uint8, saturate=True)
-                return tf.cond(
-                    as_png,
-                    lambda: tf.io.encode_png(pixels),
-                    lambda: tf.io.encode_jpeg(pixels, quality=95, chroma_downsampling=False),
-                )
-
-            painted = tf.map_fn(
-                paint,
-                (image_bytes, mix, tf.broadcast_to(preserve_color, rows), as_png),
-                fn_output_signature=tf.TensorSpec([], tf.string),
-                parallel_iterations=1,
-            )
-            return {"image_bytes": painted}
+            mix = _mix(self._named(style), tf.broadcast_to(strength, tf.shape(image_bytes)))
+            return {"image_bytes": self.paint_files(image_bytes, mix, preserve_color, format)}
 
         return {"stylize": stylize, "stylize_bytes": stylize_bytes}
 
@@ -530,14 +587,24 @@ def _mix(weights: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
     checks = [
         tf.debugging.assert_non_negative(weights, "style weights: numbers of at least 0 are expected"),
         tf.debugging.assert_positive(total, "style weights: at least one above 0 is expected"),
-        tf.debugging.assert_non_negative(strength, "strength: 0 to 1 is expected"),
-        tf.debugging.assert_less_equal(strength, 1.0, "strength: 0 to 1 is expected"),
+        *strength_checks(strength),
     ]
     with tf.control_dependencies([c for c in checks if c is not None]):
         return weights * (strength / total)[:, None]
 
 
-def _size_checks(height: tf.Tensor, width: tf.Tensor) -> list[tf.Operation]:
+def strength_checks(strength: tf.Tensor) -> list[tf.Operation]:
+    """Of strengths `[B]`: running them fails for one outside `[0, 1]`."""
+    checks = [
+        tf.debugging.assert_non_negative(strength, "strength: 0 to 1 is expected"),
+        tf.debugging.assert_less_equal(strength, 1.0, "strength: 0 to 1 is expected"),
+    ]
+    return [c for c in checks if c is not None]
+
+
+def size_checks(image: tf.Tensor) -> list[tf.Operation]:
+    """Of photos `[B, H, W, 3]`: running them fails for sides that cannot be painted in one piece."""
+    height, width = tf.shape(image)[1], tf.shape(image)[2]
     side = f"at least {SMALLEST} pixels a side are expected"
     checks = [
         tf.debugging.assert_greater_equal(tf.minimum(height, width), SMALLEST, side),

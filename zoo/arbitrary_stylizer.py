@@ -1,0 +1,219 @@
+"""A feed-forward network that paints in the style of any picture it is shown, in one pass.
+
+Ghiasi, Lee, Kudlur, Dumoulin & Shlens 2017, "Exploring the structure of a real-time, arbitrary neural
+artistic stylization network" (arXiv:1705.06830): a second network reads a painting and predicts the scales
+and shifts of `zoo.stylizer`'s. It learns with that network, from nothing, where the paper's is Inception, and
+looks at the means and standard deviations of features alone (Huang & Belongie 2017, "Arbitrary Style
+Transfer in Real-time with Adaptive Instance Normalization", arXiv:1703.06868, section 5): VGG19 is needed in
+training only.
+"""
+
+import dataclasses
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from zoo import base, images, pictures, stylizer
+
+
+@dataclasses.dataclass
+class Config(stylizer.Painter):
+    """What both networks are made of, and how they learn."""
+
+    embedding: int = 100  # numbers of a style, the first of which is 1 (the paper: 100)
+
+    def validate(self) -> None:
+        """Raises `ValueError` that names the field, its value and what is expected."""
+        super().validate()
+        if self.embedding < 2:
+            raise ValueError(f"embedding={self.embedding}: at least 2 is expected")
+
+
+_WIDTHS = (32, 64, 128, 128)  # feature maps at a half, a quarter, an eighth, a sixteenth
+
+
+class Predictor(keras.Model):
+    """Painting `[B, H, W, 3]` in `[0, 1]`, any size → its style `[B, N]`, float32, the first number 1."""
+
+    def __init__(self, embedding: int):
+        super().__init__(name="predictor")
+        before = 3
+        for i, width in enumerate(_WIDTHS):
+            side = 5 if i == 0 else 3
+            self._add(f"conv{i}", (side, side, before, width), "he_normal")
+            self._add(f"conv{i}_bias", (width,), "zeros")
+            before = width
+        self._add("style", (2 * sum(_WIDTHS), embedding - 1), "glorot_normal")
+        self._add("style_bias", (embedding - 1,), "zeros")
+        self.built = True
+
+    def _add(self, name: str, shape: tuple[int, ...], initializer: str) -> None:
+        setattr(self, name, self.add_weight(name=name, shape=shape, initializer=initializer))
+
+    def call(self, painting: tf.Tensor) -> tf.Tensor:
+        x = 2.0 * painting - 1.0
+        found = []
+        for i in range(len(_WIDTHS)):
+            x = tf.nn.conv2d(x, getattr(self, f"conv{i}"), 2, "SAME")
+            x = tf.nn.relu(x + getattr(self, f"conv{i}_bias"))
+            mean, variance = tf.nn.moments(tf.cast(x, tf.float32), [1, 2])
+            found += [mean, tf.sqrt(variance + 1e-4)]  # the root of 0 has no slope
+        style = tf.matmul(tf.concat(found, 1), tf.cast(self.style, tf.float32))
+        style += tf.cast(self.style_bias, tf.float32)
+        return tf.concat([tf.ones_like(style[:, :1]), style], 1)
+
+
+class Model(stylizer.Painting):
+    """A stylizer of any style; `fit` on batches of (picture `[B, H, W, 3]` in `[0, 1]`, anything), B at least
+    2: each picture is painted in the style of the one before it."""
+
+    limits = (
+        "For pictures to look at. It has learnt from a few thousand paintings: of one that is unlike them it "
+        "takes the colours rather than the strokes, which are as large as in training, whatever the size of "
+        "the photo; fine detail such as small faces is lost."
+    )
+
+    def __init__(self, config: Config, seed: int = 0):
+        # A fresh network paints as one with a single style: what differs between styles is learnt.
+        first = np.zeros(config.embedding, np.float32)
+        first[:1] = 1.0
+        super().__init__(config, first, seed)
+        self.predictor = Predictor(config.embedding)
+
+    @property
+    def networks(self) -> dict[str, keras.Model]:
+        return {"network": self.network, "predictor": self.predictor}
+
+    def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
+        """Reads VGG19's weights. Raises `UserError` where they are missing."""
+        super().compile(optimizer)
+        objective = stylizer.Objective(self.config)
+
+        def parts(picture, painted):
+            seen = {layer: tf.stop_gradient(features) for layer, features in objective.vgg(picture).items()}
+            style = {layer: _before(grams) for layer, grams in objective.grams(seen).items()}
+            return objective.parts(seen, painted, style, objective.scale(style))
+
+        self._parts = parts  # a function: Keras would track, and save, a network
+
+    def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            loss = self._loss(data[0])
+        self._learn(tape, loss)
+        return self._means()
+
+    def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+        self._loss(data[0])
+        return self._means()
+
+    def _loss(self, picture: tf.Tensor) -> tf.Tensor:
+        painted = picture + self.network(picture, self.predictor(_before(picture)))
+        return self._noted(painted, *self._parts(picture, painted))
+
+    # Serving ------------------------------------------------------------------------------------
+
+    def mix(self, painting: np.ndarray) -> np.ndarray:
+        """The style of a painting float32 `[H, W, 3]` in `[0, 1]`, as `paint` takes it: float32 `[N]`.
+
+        A weighted mean of several is a style between theirs; times a strength of 0 to 1, it paints less.
+        """
+        fitted = pictures.fit(painting, min(self.config.style_size, max(painting.shape[:2])))
+        return self.predictor(tf.constant(fitted[None]))[0].numpy()
+
+    def preview(self, seed: int, examples: tuple[np.ndarray, ...]) -> dict[str, base.Preview]:
+        """`styles`: three held-out pictures, each above itself in the styles of three others, which stand on
+        the left."""
+        picture = tf.constant(examples[0][:: max(1, len(examples[0]) // 6)][:6])
+        photos, paintings = picture[: len(picture) // 2], picture[len(picture) // 2 :]
+        rows = [tf.concat([tf.ones_like(photos[:1]), photos], 0)]
+        for painting in paintings:
+            mix = tf.repeat(self.predictor(painting[None]), len(photos), 0)
+            rows.append(tf.concat([painting[None], self.painted(photos, mix)], 0))
+        return {"styles": np.stack(rows)}
+
+    def signatures(self) -> dict[str, base.Signature]:
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([None, None, None, 3], tf.float32, "image"),
+                tf.TensorSpec([None, None, None, 3], tf.float32, "style_image"),
+                tf.TensorSpec([None], tf.float32, "strength"),
+            ]
+        )
+        def stylize(image, style_image, strength=tf.constant([1.0])):  # noqa: B008
+            """Photos of any size in `[0, 1]`, painted in the style of pictures of any other size, of one each
+            or of one for all; strength 0 leaves the photo."""
+            checks = [*stylizer.size_checks(image), *stylizer.size_checks(style_image)]
+            with tf.control_dependencies(checks):
+                image, style_image = (tf.clip_by_value(x, 0.0, 1.0) for x in (image, style_image))
+            style = self.predictor(self._fitted(style_image))
+            style = tf.broadcast_to(style, [tf.shape(image)[0], self.config.embedding])
+            return {"image": self.painted(image, _strong(style, strength))}
+
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([None], tf.string, "image_bytes"),
+                tf.TensorSpec([None], tf.string, "style_bytes"),
+                tf.TensorSpec([None], tf.float32, "strength"),
+                tf.TensorSpec([None], tf.bool, "preserve_color"),
+                tf.TensorSpec([None], tf.string, "format"),
+            ]
+        )
+        def stylize_bytes(
+            image_bytes,
+            style_bytes,
+            strength=tf.constant([1.0]),  # noqa: B008
+            preserve_color=tf.constant([False]),  # noqa: B008
+            format=tf.constant(["jpeg"]),  # noqa: B008
+        ):
+            """Picture files in (JPEG, PNG, GIF, BMP, WebP), painted in the style of other picture files;
+            files of the photos' size out, `jpeg` or `png`; preserve_color keeps the photo's colours."""
+
+            def read(encoded):
+                painting = images.decode_image(encoded, stylizer.MOST_PIXELS)[None]
+                with tf.control_dependencies(stylizer.size_checks(painting)):
+                    return self.predictor(self._fitted(painting))[0]
+
+            spec = tf.TensorSpec([self.config.embedding], tf.float32)
+            style = tf.map_fn(read, style_bytes, fn_output_signature=spec, parallel_iterations=1)
+            style = tf.broadcast_to(style, [tf.size(image_bytes), self.config.embedding])
+            mix = _strong(style, strength)
+            return {"image_bytes": self.paint_files(image_bytes, mix, preserve_color, format)}
+
+        return {"stylize": stylize, "stylize_bytes": stylize_bytes}
+
+    def _fitted(self, painting: tf.Tensor) -> tf.Tensor:
+        """Paintings `[B, H, W, 3]`, their longest side at most `style_size`."""
+        sides = tf.shape(painting)[1:3]
+        factor = tf.minimum(self.config.style_size / tf.reduce_max(sides), 1.0)
+        new = tf.maximum(tf.cast(tf.round(tf.cast(sides, factor.dtype) * factor), tf.int32), 1)
+        return tf.clip_by_value(tf.image.resize(painting, new, antialias=True), 0.0, 1.0)
+
+    def example_requests(self) -> dict[str, dict[str, np.ndarray]]:
+        random = np.random.default_rng(0)
+        image, painting = random.random((3, 32, 48, 3), np.float32), random.random((3, 24, 20, 3), np.float32)
+        strength = np.array([1.0, 0.5, 0.0], np.float32)
+        encoded = {
+            name: np.array([pictures.encode(one, suffix) for one in batch], object)
+            for name, batch, suffix in (("image_bytes", image, ".png"), ("style_bytes", painting, ".jpg"))
+        }
+        options = {
+            "strength": strength,
+            "preserve_color": np.array([False, True, False]),
+            "format": np.array([b"jpeg", b"png", b"jpeg"], object),
+        }
+        return {
+            "stylize": {"image": image, "style_image": painting, "strength": strength},
+            "stylize_bytes": {**encoded, **options},
+        }
+
+
+def _before(rows: tf.Tensor) -> tf.Tensor:
+    """Of each row of a batch the one before it; of the first the last."""
+    return tf.roll(rows, 1, axis=0)
+
+
+def _strong(style: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Styles `[B, N]` times strengths `[B]` or `[1]`."""
+    with tf.control_dependencies(stylizer.strength_checks(strength)):
+        return style * tf.broadcast_to(strength, tf.shape(style)[:1])[:, None]
