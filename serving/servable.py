@@ -12,13 +12,14 @@ from tensorflow.core.framework import graph_pb2, node_def_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow.python.client import pywrap_tf_session
 
-from serving import status
+from serving import status, workers
+from serving.interrupts import Interrupts
 
 # A signature of fewer operations runs in the thread that asks: handing it to TensorFlow's pool and back takes
 # longer (40 us of the 45 that three floats take) than the pool's cores could save.
 _TINY = 20
 _IN_THIS_THREAD = tf.compat.v1.RunOptions(inter_op_thread_pool=-1).SerializeToString()
-_LOOPS = ("NextIteration", "RefNextIteration")
+_LOOPS = ("NextIteration", "RefNextIteration", "While", "StatelessWhile")
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 
 
@@ -97,6 +98,14 @@ class Servable:
             for info in definition.outputs.values()
             if operations.behind(info.name.partition(":")[0]) < _TINY
         )
+        # What loops may take minutes: it can be stopped.
+        self._long = frozenset(
+            info.name
+            for definition in self.signature_defs.values()
+            for info in definition.outputs.values()
+            if info.name not in self._tiny and operations.loops(info.name.partition(":")[0])
+        )
+        self._interrupts = Interrupts(self._session) if self._long else None
 
     def run(
         self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], timeout: float | None
@@ -104,8 +113,30 @@ class Servable:
         """Feeds and fetches tensors of a signature by their names in the graph.
 
         Raises:
-          status.Error: the runtime's; DeadlineExceededError after `timeout` seconds.
+          status.Error: the runtime's; DeadlineExceededError after `timeout` seconds; CancelledError soon
+            after the client has given up, where the signature has a loop.
         """
+        if self._interrupts is None or self._long.isdisjoint(fetches):
+            return self._run(feeds, fetches, timeout)
+        run = None
+        try:
+            # Without a client, too: TensorFlow prepares each combination of operations once, in the warm-up.
+            with self._interrupts.watching(fetches, workers.client()) as (run, more, beside):
+                return self._run(feeds, fetches, timeout, more, beside)
+        except status.Error as error:
+            if run is not None and run.stopped:
+                raise tf.errors.CancelledError(None, None, "Cancelled") from error
+            raise
+
+    def _run(
+        self,
+        feeds: Mapping[str, np.ndarray],
+        fetches: Sequence[str],
+        timeout: float | None,
+        more: Mapping[tf.Tensor, np.generic] | None = None,
+        beside: Sequence[tf.Operation] = (),
+    ) -> list[np.ndarray]:
+        """`more`: further feeds; `beside`: operations that run, too."""
         options = None
         tiny = len(fetches) == 1 and fetches[0] in self._tiny
         if tiny and timeout is None:
@@ -119,9 +150,10 @@ class Servable:
         try:
             return self._session._call_tf_sessionrun(
                 options,
-                {self._handles[name]: array for name, array in feeds.items()},
+                {self._handles[name]: array for name, array in feeds.items()}
+                | {tensor._as_tf_output(): array for tensor, array in (more or {}).items()},
                 [self._handles[name] for name in fetches],
-                [],
+                [operation._c_op for operation in beside],
                 None,
             )
         except KeyError as error:  # a signature's initializer, or a sparse input: no one tensor
@@ -151,6 +183,7 @@ class _Operations:
     def __init__(self, graph: graph_pb2.GraphDef) -> None:
         self._nodes = {node.name: node for node in graph.node}
         self._functions = {function.signature.name: function for function in graph.library.function}
+        self._looping: dict[str, bool] = {}  # function -> whether there is a loop in it
 
     def behind(self, name: str) -> float:
         """Itself and those that lead to it, inside calls too; infinite with a loop or a branch among them."""
@@ -168,6 +201,39 @@ class _Operations:
                     seen.add(source)
                     waiting.append(source)
         return count
+
+    def loops(self, name: str) -> bool:
+        """Whether there is a loop among what leads to an operation, inside calls and branches too."""
+        seen = {name}
+        waiting = [name]
+        while waiting:
+            node = self._nodes.get(waiting.pop())
+            if node is None:
+                continue
+            if self._has_loop(node):
+                return True
+            for source in node.input:
+                source = source.lstrip("^").partition(":")[0]
+                if source not in seen:
+                    seen.add(source)
+                    waiting.append(source)
+        return False
+
+    def _has_loop(self, node: node_def_pb2.NodeDef) -> bool:
+        if node.op in _LOOPS:
+            return True
+        values = node.attr.values()
+        called = [value.func.name for value in values if value.HasField("func")]
+        called += [func.name for value in values for func in value.list.func]
+        return any(self._function_has_loop(name) for name in called)
+
+    def _function_has_loop(self, name: str) -> bool:
+        if name not in self._looping:
+            self._looping[name] = False  # of one that calls itself
+            function = self._functions.get(name)
+            nodes = () if function is None else function.node_def
+            self._looping[name] = any(self._has_loop(node) for node in nodes)
+        return self._looping[name]
 
     def _operations(self, node: node_def_pb2.NodeDef, depth: int = 0) -> float:
         called = [value.func.name for value in node.attr.values() if value.HasField("func")]
