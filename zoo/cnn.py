@@ -186,6 +186,11 @@ class Model(base.Model):
         # VGG19 is not ours to keep: it is read where it is.
         return {"head": self.head} if self.config.vgg19_weights else {"trunk": self.trunk, "head": self.head}
 
+    def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
+        super().compile(optimizer)
+        if self.config.vgg19_weights:  # it is frozen
+            vgg19.prepared(self.trunk.get_layer("vgg19"))
+
     def call(self, image: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Image float `[B, H, W, C]` in `[0, 1]` → logits `[B, K]`."""
         return self.head(self.trunk(image, training=training), training=training)[1]
