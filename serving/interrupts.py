@@ -8,11 +8,14 @@ and whoever wants to stop it puts False, at which the operation fails, and the r
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
+
+_log = logging.getLogger(__name__)
 
 _SLOTS = 8  # runs of a model that can be stopped at the same time; further ones cannot
 _EVERY_SECONDS = 0.1  # between two looks at the clients
@@ -41,10 +44,6 @@ class Run:
             self._ended = True
 
 
-def _always() -> bool:
-    return True
-
-
 class _Watch:
     """Looks after the runs of all models, in one thread."""
 
@@ -56,11 +55,15 @@ class _Watch:
 
     def add(self, run: Run) -> None:
         with self._lock:
+            if self._thread is None:
+                thread = threading.Thread(target=self._look, name="interrupts", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # the system gives no more now: the run goes on to its end
+                    return
+                self._thread = thread
             self._runs.add(run)
             self._any.set()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._look, name="interrupts", daemon=True)
-                self._thread.start()
 
     def remove(self, run: Run) -> None:
         with self._lock:
@@ -76,7 +79,11 @@ class _Watch:
                 if not runs:
                     self._any.clear()
             for run in runs:
-                run.look()
+                try:
+                    run.look()
+                except Exception:  # of one: the others are looked after all the same
+                    _log.exception("a run could not be stopped")
+                    self.remove(run)
 
 
 _watch = _Watch()
@@ -89,7 +96,7 @@ class Interrupts:
         self._session = session
         self._lock = threading.Lock()
         self._free = list(range(_SLOTS))
-        self._done: dict[tuple[str, ...], tf.Operation] = {}
+        self._done: dict[frozenset[str], tf.Operation] = {}
         with session.graph.as_default(), tf.device("/cpu:0"), tf.name_scope("interrupts"):
             self._queues = [tf.queue.FIFOQueue(2, [tf.bool], [[]]) for _ in range(_SLOTS)]
             self._slot = tf.compat.v1.placeholder(tf.int32, [])
@@ -112,48 +119,67 @@ class Interrupts:
 
     def _after(self, fetches: Sequence[str]) -> tf.Operation:
         """Puts True into the queue of the slot once the fetches are there."""
-        key = tuple(fetches)
-        done = self._done.get(key)
-        if done is None:
-            graph = self._session.graph
-            with self._lock, graph.as_default(), tf.device("/cpu:0"), tf.name_scope("interrupts"):
-                # A call's outputs, not the call: whoever waits for that does not wait for them.
-                outputs = [tf.identity(graph.get_tensor_by_name(name)) for name in fetches]
-                with tf.control_dependencies(outputs):
-                    slot = tf.identity(self._slot)
-                done = self._done[key] = self._put(slot, True)
+        key = frozenset(fetches)
+        with self._lock:
+            done = self._done.get(key)
+            if done is None:
+                graph = self._session.graph
+                with graph.as_default(), tf.device("/cpu:0"), tf.name_scope("interrupts"):
+                    # A call's outputs, not the call: whoever waits for that does not wait for them.
+                    outputs = [tf.identity(graph.get_tensor_by_name(name)) for name in sorted(key)]
+                    with tf.control_dependencies(outputs):
+                        slot = tf.identity(self._slot)
+                    done = self._put(slot, True)
                 self._session._extend_graph()
+                self._done[key] = done
         return done
 
     @contextlib.contextmanager
     def watching(
         self, fetches: Sequence[str], is_waiting: Callable[[], bool] | None
     ) -> Iterator[tuple[Run | None, Mapping[tf.Tensor, np.generic], list[tf.Operation]]]:
-        """Around a run: itself, and what has to be fed and run beside; nothing of it where too many run.
+        """Around a run: itself, if it can be stopped, and what has to be fed and run beside.
 
         Args:
-          is_waiting: whether anybody still wants the answer; None = somebody does.
+          is_waiting: whether anybody still wants the answer; None = nobody knows.
         """
         with self._lock:
             slot = self._free.pop() if self._free else None
         if slot is None:
             yield None, {}, []
             return
-        run = Run(slot, self._stop_slot, is_waiting or _always)
+        run = None if is_waiting is None else Run(slot, self._stop_slot, is_waiting)
         clean = False
         try:
             done = self._after(fetches)
-            if is_waiting is not None:
+            if run is not None:
                 _watch.add(run)
             yield run, {self._slot: np.int32(slot)}, [self._waiting, done]
             clean = True
         finally:
-            _watch.remove(run)
-            run.end()
-            if run.stopped or not clean:
-                self._session.run(self._emptied, {self._slot: slot})
-            with self._lock:
-                self._free.append(slot)
+            if run is not None:
+                _watch.remove(run)
+                run.end()
+            if clean and (run is None or not run.stopped):
+                self._give_back(slot)
+            else:
+                self._empty(slot)
+
+    def _empty(self, slot: int) -> None:
+        try:
+            self._session_run(self._emptied, slot)
+        except Exception:  # the run's own error is the one to tell; nobody gets the slot again
+            _log.exception("slot %d could not be emptied", slot)
+        else:
+            self._give_back(slot)
+
+    def _give_back(self, slot: int) -> None:
+        with self._lock:
+            self._free.append(slot)
 
     def _stop_slot(self, slot: int) -> None:
-        self._session.run(self._stop, {self._slot: slot})
+        self._session_run(self._stop, slot)
+
+    def _session_run(self, what: tf.Operation | tf.Tensor, slot: int) -> None:
+        with self._lock:  # it sends what there is of the graph to the session: no half of `_after`
+            self._session.run(what, {self._slot: slot})

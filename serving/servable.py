@@ -116,14 +116,16 @@ class Servable:
           status.Error: the runtime's; DeadlineExceededError after `timeout` seconds; CancelledError soon
             after the client has given up, where the signature has a loop.
         """
-        if self._interrupts is None or self._long.isdisjoint(fetches):
+        stoppable = not self._long.isdisjoint(fetches) and self._handles.keys() >= set(fetches)
+        if self._interrupts is None or not stoppable:
             return self._run(feeds, fetches, timeout)
         run = None
         try:
-            # Without a client, too: TensorFlow prepares each combination of operations once, in the warm-up.
+            # Without a client, too: TensorFlow prepares a combination of operations when it first runs, and
+            # that is to be in the warm-up.
             with self._interrupts.watching(fetches, workers.client()) as (run, more, beside):
                 return self._run(feeds, fetches, timeout, more, beside)
-        except status.Error as error:
+        except tf.errors.InvalidArgumentError as error:
             if run is not None and run.stopped:
                 raise tf.errors.CancelledError(None, None, "Cancelled") from error
             raise
@@ -178,7 +180,7 @@ class Servable:
 
 
 class _Operations:
-    """Counts the operations that a node needs, as far as `_TINY`."""
+    """What a node needs: how many operations, as far as `_TINY`, and whether there are loops."""
 
     def __init__(self, graph: graph_pb2.GraphDef) -> None:
         self._nodes = {node.name: node for node in graph.node}

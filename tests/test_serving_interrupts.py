@@ -20,7 +20,7 @@ ENDLESS = 2_000_000_000
 
 
 class _Loops(tf.Module):
-    """spin: turns as often as it is told, and counts them where `turned` reads; not_long: has no loop."""
+    """spin: turns as often as it is told, and counts them where `turned` reads, which has no loop."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -22,8 +22,10 @@ def test_two_replicas_learn_what_one_device_learns_and_one_goes_on_from_there(fa
     loop.train(tiny.config(family), tmp_path / "two", learnt, mirrored)
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == len(two) == 22  # twenty steps, two evaluations
+    # The rounding of a gathered batch is another one.
+    near = 5e-4 if family == "arbitrary_stylizer" else 1e-4
     for a, b in zip(one, two, strict=True):
-        assert a == pytest.approx(b, abs=1e-4)
+        assert a == pytest.approx(b, abs=near)
 
     # The run is cut where its checkpoint of step 10 stands. What is in a checkpoint of every other family:
     # test_zoo_conformance.

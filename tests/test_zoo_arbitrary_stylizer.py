@@ -68,14 +68,14 @@ def test_strength_goes_from_the_photo_to_the_style(model, photo):
 
 
 def test_the_library_paints_what_the_signature_does(model, photo):
-    np.testing.assert_allclose(model.paint(photo, model.mix(RED)), stylized(model, photo, RED), atol=1e-5)
+    np.testing.assert_allclose(model.paint(photo, model.embed(RED)), stylized(model, photo, RED), atol=1e-5)
 
 
 def test_a_mean_of_two_styles_lies_between_them(model):
-    assert model.mix(RED)[0] == model.mix(BLUE)[0] == 1.0  # so does that of every mean with weights of sum 1
+    assert model.embed(RED)[0] == model.embed(BLUE)[0] == 1.0
     photo = np.random.default_rng(3).random((32, 32, 3), np.float32)
-    ends = [model.paint(photo, model.mix(painting)) for painting in (RED, BLUE)]
-    between = model.paint(photo, (model.mix(RED) + model.mix(BLUE)) / 2)
+    ends = [model.paint(photo, model.embed(painting)) for painting in (RED, BLUE)]
+    between = model.paint(photo, (model.embed(RED) + model.embed(BLUE)) / 2)
     whole = np.abs(ends[0] - ends[1]).mean()
     assert 0 < np.abs(between - ends[0]).mean() < whole
     assert 0 < np.abs(between - ends[1]).mean() < whole
@@ -88,7 +88,7 @@ def test_one_painting_serves_all_photos_of_a_request(model, photo):
 
 
 def test_a_large_painting_is_read_at_the_size_of_training(model, photo):
-    """Its longest side is `style_size` then: in the library by Pillow, in a graph by TensorFlow."""
+    """In the library by Pillow, in a graph by TensorFlow."""
 
     def smooth(side):
         y, x = np.mgrid[:side, :side] / side + 0.5 / side
@@ -96,7 +96,7 @@ def test_a_large_painting_is_read_at_the_size_of_training(model, photo):
 
     small, large = smooth(16), smooth(128)
     np.testing.assert_allclose(stylized(model, photo, large), stylized(model, photo, small), atol=0.03)
-    np.testing.assert_allclose(model.mix(large), model.mix(small), atol=0.02)
+    np.testing.assert_allclose(model.embed(large), model.embed(small), atol=0.02)
 
 
 def test_files_are_painted_in_the_style_of_files(model, photo):
@@ -127,9 +127,9 @@ def test_a_file_that_is_no_picture_is_refused(model, photo):
         )
 
 
-def test_the_loss_is_that_of_gatys_in_the_style_of_the_picture_before():
+def test_the_loss_is_that_of_gatys_in_the_style_of_another_picture():
     """A fresh network adds nothing, so that the loss is the style's alone: of each picture as it is, against
-    the one before it."""
+    the one half the batch before it."""
     model = zoo.build("arbitrary_stylizer", CONFIG)
     model.compile(keras.optimizers.Adam())
     batch = tf.constant(np.random.default_rng(4).random((3, 16, 16, 3), np.float32))

@@ -90,6 +90,16 @@ def test_on_vgg19_only_the_head_learns_and_only_it_is_kept(tmp_path, monkeypatch
     np.testing.assert_allclose(again(image), model(image), atol=0.02)
 
 
+def test_a_step_on_vgg19_sees_what_is_served_and_leaves_nothing_behind():
+    """The step convolves in another way (`zoo.winograd`), which an export is not to hold."""
+    model = zoo.build("cnn", cnn.Config(image_shape=(16, 16, 3), vgg19_weights=vgg19.RANDOM))
+    model.compile(keras.optimizers.Adam(1e-3))
+    image, label = tf.random.stateless_uniform([4, 16, 16, 3], [0, 1]), tf.constant([0, 1, 2, 3])
+    served = cnn.cross_entropy(label, model(image))
+    assert float(model.test_step((image, label))["loss"]) == pytest.approx(float(served), rel=1e-3)
+    assert all(layer.transformed is None for layer in vgg19._slow(model.trunk.get_layer("vgg19")))
+
+
 def test_vgg19_sees_colour_alone():
     with pytest.raises(zoo.UserError, match="VGG19 sees pictures in colour alone"):
         zoo.build("cnn", cnn.Config(vgg19_weights=vgg19.RANDOM))

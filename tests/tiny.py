@@ -31,12 +31,11 @@ def _paintings() -> str:
 CONFIGS = {
     "arbitrary_stylizer": arbitrary_stylizer.Config(
         image_shape=(16, 16, 3),
-        style_size=16,
         vgg19_weights=vgg19.RANDOM,
         stem=4,
         channels=4,
         blocks=1,
-        embedding=5,
+        embedding_dim=5,
     ),
     "autoencoder": autoencoder.Config(
         image_shape=(8, 8, 1), code_dim=6, channels=8, hidden=16, denoiser_channels=8
@@ -59,7 +58,7 @@ CONFIGS = {
 }
 # A field that cannot be, for each family.
 BROKEN = {
-    "arbitrary_stylizer": {"embedding": 1},
+    "arbitrary_stylizer": {"embedding_dim": 1},
     "autoencoder": {"image_shape": (8, 8, 2)},
     "chorales": {"dropout": 1.5},
     "cnn": {"image_shape": (8, 8, 2)},

@@ -99,9 +99,10 @@ class Config:
                     f"config.{name}={getattr(self, name)}: a multiple of"
                     f" config.log_every={self.log_every} is expected"
                 )
-        if self.data.batch_size < 1:
+        smallest = zoo.family(self.family).Model.smallest_batch
+        if self.data.batch_size < smallest:
             raise UserError(
-                f"config.data.batch_size={self.data.batch_size}: at least 1 is expected"
+                f"config.data.batch_size={self.data.batch_size}: at least {smallest} is expected"
             )
         if self.data.length < 1:
             raise UserError(f"config.data.length={self.data.length}: at least 1 is expected")

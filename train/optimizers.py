@@ -78,9 +78,9 @@ class AdamW(Adam, keras.optimizers.AdamW):
 
 @keras.saving.register_keras_serializable("atelier")
 class Muon(Adam):
-    """Muon of the kernels of convolutions, each flattened to a matrix of (height, width, channels in) by
-    channels out; Adam of all else and of the last kernel, the output's. `keras.optimizers.Muon` does
-    matrices alone.
+    """Muon of the kernels of convolutions, each flattened to a matrix by its last axis, the channels out (in,
+    of a transposed one); Adam of all else and of the last such kernel, which is taken for the output's.
+    `keras.optimizers.Muon` does matrices alone.
 
     Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"
     (https://kellerjordan.github.io/posts/muon); the size of its steps is that of Liu et al. 2025, "Muon is
@@ -94,7 +94,7 @@ class Muon(Adam):
 
     def build(self, variables):
         super().build(variables)
-        self._output = max((i for i, v in enumerate(variables) if len(v.shape) > 1), default=None)
+        self._output = max((i for i, v in enumerate(variables) if len(v.shape) == 4), default=None)
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
@@ -115,8 +115,9 @@ class Muon(Adam):
 
 
 def orthogonalized(matrix: tf.Tensor) -> tf.Tensor:
-    """Nearly UV' of a matrix USV': its singular values are brought to between 0.7 and 1.2 by five steps of
-    Newton and Schulz, with the coefficients of Jordan et al. 2024. A matrix of zeros stays one."""
+    """Nearly UV' of a matrix USV': its singular values are brought to between 0.7 and 1.2, those below a
+    500th of its norm less far, by five steps of Newton and Schulz (coefficients: Jordan et al. 2024). A
+    matrix of zeros stays one."""
     tall = matrix.shape[0] > matrix.shape[1]
     x = tf.transpose(matrix) if tall else matrix
     x /= tf.norm(x) + 1e-7

@@ -133,14 +133,14 @@ def _film_suffix(film: pathlib.Path) -> str:
 # One pass ---------------------------------------------------------------------------------------
 
 
-def _stylizer(name: str) -> tuple[stylizer.Painting, np.ndarray]:
+def _stylizer(name: str) -> tuple[stylizer.Painter, np.ndarray]:
     """The model, and the styles as it takes them."""
     if _COLOR.value == gatys.Color.HISTOGRAM:
         raise UserError("--color=histogram is without --stylizer alone: style or luminance is expected")
     model = workdir.load(pathlib.Path(name)).model if os.path.isdir(name) else zoo.from_pretrained(name)
     styles = _STYLE.value
     if isinstance(model, arbitrary_stylizer.Model):
-        known = [model.mix(pictures.load(pathlib.Path(style), stylizer.SMALLEST)) for style in styles]
+        known = [model.embed(pictures.load(pathlib.Path(style), stylizer.SMALLEST)) for style in styles]
     elif isinstance(model, stylizer.Model):
         names = model.config.styles
         if unknown := [style for style in styles if style not in names]:
@@ -174,7 +174,7 @@ def _in_colour(painted: np.ndarray, photo: np.ndarray) -> np.ndarray:
 
 
 def _paint_photo(
-    photo: pathlib.Path, output: pathlib.Path, model: stylizer.Painting, mix: np.ndarray
+    photo: pathlib.Path, output: pathlib.Path, model: stylizer.Painter, mix: np.ndarray
 ) -> None:
     content = _fitted(pictures.load(photo, stylizer.SMALLEST))
     painted = _in_colour(model.paint(content, mix), content)
@@ -183,7 +183,7 @@ def _paint_photo(
 
 
 def _paint_film(
-    path: pathlib.Path, output: pathlib.Path, model: stylizer.Painting, mix: np.ndarray
+    path: pathlib.Path, output: pathlib.Path, model: stylizer.Painter, mix: np.ndarray
 ) -> None:
     if _SMOOTHING.value >= 1:
         raise UserError(f"--smoothing={_SMOOTHING.value}: less than 1 is expected")

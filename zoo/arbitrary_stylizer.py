@@ -9,6 +9,7 @@ training only.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -18,16 +19,16 @@ from zoo import base, images, pictures, stylizer
 
 
 @dataclasses.dataclass
-class Config(stylizer.Painter):
+class Config(stylizer.PainterConfig):
     """What both networks are made of, and how they learn."""
 
-    embedding: int = 100  # numbers of a style, the first of which is 1 (the paper: 100)
+    embedding_dim: int = 100  # numbers of a style, the first of which is 1 (the paper: 100)
 
     def validate(self) -> None:
         """Raises `ValueError` that names the field, its value and what is expected."""
         super().validate()
-        if self.embedding < 2:
-            raise ValueError(f"embedding={self.embedding}: at least 2 is expected")
+        if self.embedding_dim < 2:
+            raise ValueError(f"embedding_dim={self.embedding_dim}: at least 2 is expected")
 
 
 _WIDTHS = (32, 64, 128, 128)  # feature maps at a half, a quarter, an eighth, a sixteenth
@@ -36,7 +37,7 @@ _WIDTHS = (32, 64, 128, 128)  # feature maps at a half, a quarter, an eighth, a 
 class Predictor(keras.Model):
     """Painting `[B, H, W, 3]` in `[0, 1]`, any size → its style `[B, N]`, float32, the first number 1."""
 
-    def __init__(self, embedding: int):
+    def __init__(self, embedding_dim: int):
         super().__init__(name="predictor")
         before = 3
         for i, width in enumerate(_WIDTHS):
@@ -44,12 +45,13 @@ class Predictor(keras.Model):
             self._add(f"conv{i}", (side, side, before, width), "he_normal")
             self._add(f"conv{i}_bias", (width,), "zeros")
             before = width
-        self._add("style", (2 * sum(_WIDTHS), embedding - 1), "glorot_normal")
-        self._add("style_bias", (embedding - 1,), "zeros")
+        self._add("style", (2 * sum(_WIDTHS), embedding_dim - 1), "glorot_normal", autocast=False)
+        self._add("style_bias", (embedding_dim - 1,), "zeros", autocast=False)
         self.built = True
 
-    def _add(self, name: str, shape: tuple[int, ...], initializer: str) -> None:
-        setattr(self, name, self.add_weight(name=name, shape=shape, initializer=initializer))
+    def _add(self, name: str, shape: tuple[int, ...], initializer: str, autocast: bool = True) -> None:
+        weight = self.add_weight(name=name, shape=shape, initializer=initializer, autocast=autocast)
+        setattr(self, name, weight)
 
     def call(self, painting: tf.Tensor) -> tf.Tensor:
         x = 2.0 * painting - 1.0
@@ -59,15 +61,15 @@ class Predictor(keras.Model):
             x = tf.nn.relu(x + getattr(self, f"conv{i}_bias"))
             mean, variance = tf.nn.moments(tf.cast(x, tf.float32), [1, 2])
             found += [mean, tf.sqrt(variance + 1e-4)]  # the root of 0 has no slope
-        style = tf.matmul(tf.concat(found, 1), tf.cast(self.style, tf.float32))
-        style += tf.cast(self.style_bias, tf.float32)
+        style = tf.matmul(tf.concat(found, 1), self.style) + self.style_bias
         return tf.concat([tf.ones_like(style[:, :1]), style], 1)
 
 
-class Model(stylizer.Painting):
-    """A stylizer of any style; `fit` on batches of (picture `[B, H, W, 3]` in `[0, 1]`, anything), B at least
-    2: each picture is painted in the style of the one before it."""
+class Model(stylizer.Painter):
+    """A stylizer of any style; `fit` on batches of (picture `[B, H, W, 3]` in `[0, 1]`, anything): each
+    picture is painted in the style of another one of the batch, of all replicas together."""
 
+    smallest_batch = 2
     limits = (
         "For pictures to look at. It has learnt from a few thousand paintings: of one that is unlike them it "
         "takes the colours rather than the strokes, which are as large as in training, whatever the size of "
@@ -75,11 +77,10 @@ class Model(stylizer.Painting):
     )
 
     def __init__(self, config: Config, seed: int = 0):
+        super().__init__(config, seed)
+        self.predictor = Predictor(config.embedding_dim)
         # A fresh network paints as one with a single style: what differs between styles is learnt.
-        first = np.zeros(config.embedding, np.float32)
-        first[:1] = 1.0
-        super().__init__(config, first, seed)
-        self.predictor = Predictor(config.embedding)
+        self.network = stylizer.Network(config, np.eye(config.embedding_dim, dtype=np.float32)[0])
 
     @property
     def networks(self) -> dict[str, keras.Model]:
@@ -90,42 +91,43 @@ class Model(stylizer.Painting):
         super().compile(optimizer)
         objective = stylizer.Objective(self.config)
 
-        def parts(picture, painted):
+        def parts(picture, painted, other):
             seen = {layer: tf.stop_gradient(features) for layer, features in objective.vgg(picture).items()}
-            style = {layer: _before(grams) for layer, grams in objective.grams(seen).items()}
+            style = {layer: other(grams) for layer, grams in objective.grams(seen).items()}
             return objective.parts(seen, painted, style, objective.scale(style))
 
         self._parts = parts  # a function: Keras would track, and save, a network
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         with tf.GradientTape() as tape:
-            loss = self._loss(data[0])
+            loss = self._loss(data[0], _before)
         self._learn(tape, loss)
         return self._means()
 
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        self._loss(data[0])
+        self._loss(data[0], _half_way)
         return self._means()
 
-    def _loss(self, picture: tf.Tensor) -> tf.Tensor:
-        painted = picture + self.network(picture, self.predictor(_before(picture)))
-        return self._noted(painted, *self._parts(picture, painted))
+    def _loss(self, picture: tf.Tensor, other: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+        """`other`: of each picture of a batch the one that gives its style."""
+        painted = picture + self.network(picture, self.predictor(other(picture)))
+        return self._noted(painted, *self._parts(picture, painted, other))
 
     # Serving ------------------------------------------------------------------------------------
 
-    def mix(self, painting: np.ndarray) -> np.ndarray:
+    def embed(self, painting: np.ndarray) -> np.ndarray:
         """The style of a painting float32 `[H, W, 3]` in `[0, 1]`, as `paint` takes it: float32 `[N]`.
 
         A weighted mean of several is a style between theirs; times a strength of 0 to 1, it paints less.
         """
-        fitted = pictures.fit(painting, min(self.config.style_size, max(painting.shape[:2])))
+        fitted = pictures.fit(painting, min(self._style_size, max(painting.shape[:2])))
         return self.predictor(tf.constant(fitted[None]))[0].numpy()
 
     def preview(self, seed: int, examples: tuple[np.ndarray, ...]) -> dict[str, base.Preview]:
         """`styles`: three held-out pictures, each above itself in the styles of three others, which stand on
         the left."""
         picture = tf.constant(examples[0][:: max(1, len(examples[0]) // 6)][:6])
-        photos, paintings = picture[: len(picture) // 2], picture[len(picture) // 2 :]
+        photos, paintings = picture[: -(-len(picture) // 2)], picture[len(picture) // 2 :]
         rows = [tf.concat([tf.ones_like(photos[:1]), photos], 0)]
         for painting in paintings:
             mix = tf.repeat(self.predictor(painting[None]), len(photos), 0)
@@ -147,7 +149,7 @@ class Model(stylizer.Painting):
             with tf.control_dependencies(checks):
                 image, style_image = (tf.clip_by_value(x, 0.0, 1.0) for x in (image, style_image))
             style = self.predictor(self._fitted(style_image))
-            style = tf.broadcast_to(style, [tf.shape(image)[0], self.config.embedding])
+            style = tf.broadcast_to(style, [tf.shape(image)[0], self.config.embedding_dim])
             return {"image": self.painted(image, _strong(style, strength))}
 
         @tf.function(
@@ -174,18 +176,23 @@ class Model(stylizer.Painting):
                 with tf.control_dependencies(stylizer.size_checks(painting)):
                     return self.predictor(self._fitted(painting))[0]
 
-            spec = tf.TensorSpec([self.config.embedding], tf.float32)
+            spec = tf.TensorSpec([self.config.embedding_dim], tf.float32)
             style = tf.map_fn(read, style_bytes, fn_output_signature=spec, parallel_iterations=1)
-            style = tf.broadcast_to(style, [tf.size(image_bytes), self.config.embedding])
+            style = tf.broadcast_to(style, [tf.size(image_bytes), self.config.embedding_dim])
             mix = _strong(style, strength)
             return {"image_bytes": self.paint_files(image_bytes, mix, preserve_color, format)}
 
         return {"stylize": stylize, "stylize_bytes": stylize_bytes}
 
+    @property
+    def _style_size(self) -> int:
+        """Pixels: the predictor has learnt from paintings of that size."""
+        return max(self.config.image_shape[:2])
+
     def _fitted(self, painting: tf.Tensor) -> tf.Tensor:
-        """Paintings `[B, H, W, 3]`, their longest side at most `style_size`."""
+        """Paintings `[B, H, W, 3]`, their longest side at most `_style_size`."""
         sides = tf.shape(painting)[1:3]
-        factor = tf.minimum(self.config.style_size / tf.reduce_max(sides), 1.0)
+        factor = tf.minimum(self._style_size / tf.reduce_max(sides), 1.0)
         new = tf.maximum(tf.cast(tf.round(tf.cast(sides, factor.dtype) * factor), tf.int32), 1)
         return tf.clip_by_value(tf.image.resize(painting, new, antialias=True), 0.0, 1.0)
 
@@ -209,8 +216,20 @@ class Model(stylizer.Painting):
 
 
 def _before(rows: tf.Tensor) -> tf.Tensor:
-    """Of each row of a batch the one before it; of the first the last."""
-    return tf.roll(rows, 1, axis=0)
+    """Of each row of a batch, which all replicas together have, the one before it; of the first the last."""
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync == 1:
+        return tf.roll(rows, 1, axis=0)
+    every = context.all_gather(rows, axis=0)
+    count = tf.shape(rows)[0]
+    first = context.replica_id_in_sync_group * count
+    found = tf.gather(every, (tf.range(count) + first - 1) % tf.shape(every)[0])
+    return tf.ensure_shape(found, rows.shape)
+
+
+def _half_way(rows: tf.Tensor) -> tf.Tensor:
+    """Of each row of a batch the one half the batch before it: a sorted set's neighbours are of one class."""
+    return tf.roll(rows, tf.shape(rows)[0] // 2, axis=0)
 
 
 def _strong(style: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:

@@ -64,6 +64,7 @@ class Model(keras.Model, abc.ABC):
     learns = "images"  # the kind of data: images, text or music
     mixed_precision = True  # it can learn in bfloat16 and float16
     xla = True  # its step can be compiled as a whole
+    smallest_batch = 1  # of all replicas together
     showpiece = ""  # the preview that is all the model's own work, fit to be published
     limits: str  # what it is good for and what not, for its model card
 

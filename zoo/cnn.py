@@ -5,6 +5,7 @@ the head is global average pooling and one dense layer, the explanation Grad-CAM
 arXiv:1610.02391). Or only the head learns, on the features of VGG19.
 """
 
+import contextlib
 import dataclasses
 import io
 
@@ -186,11 +187,6 @@ class Model(base.Model):
         # VGG19 is not ours to keep: it is read where it is.
         return {"head": self.head} if self.config.vgg19_weights else {"trunk": self.trunk, "head": self.head}
 
-    def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
-        super().compile(optimizer)
-        if self.config.vgg19_weights:  # it is frozen
-            vgg19.prepared(self.trunk.get_layer("vgg19"))
-
     def call(self, image: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Image float `[B, H, W, C]` in `[0, 1]` → logits `[B, K]`."""
         return self.head(self.trunk(image, training=training), training=training)[1]
@@ -198,15 +194,23 @@ class Model(base.Model):
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         image, label = data
         with tf.GradientTape() as tape:
-            logits = self(image, training=True)
+            with self._fast():
+                logits = self(image, training=True)
             loss = cross_entropy(label, logits, self.config.label_smoothing)
         self._learn(tape, loss)
         return self._track(label, logits, loss)
 
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         image, label = data
-        logits = self(image)
+        with self._fast():
+            logits = self(image)
         return self._track(label, logits, cross_entropy(label, logits))
+
+    def _fast(self) -> contextlib.AbstractContextManager[None]:
+        """Around a step's trunk: its batch is worth the time to prepare VGG19 for it."""
+        if not self.config.vgg19_weights:
+            return contextlib.nullcontext()
+        return vgg19.prepared_in_graph(self.trunk.get_layer("vgg19"))
 
     def _track(self, label: tf.Tensor, logits: tf.Tensor, loss: tf.Tensor) -> dict[str, tf.Tensor]:
         rows = tf.shape(label)[0]

@@ -30,11 +30,10 @@ _STEP = 4  # pixels of the photo for one place of the residual blocks
 
 
 @dataclasses.dataclass
-class Painter:
+class PainterConfig:
     """What a network that paints is made of, and how it learns, wherever its styles come from."""
 
     image_shape: tuple[int, int, int] = (128, 128, 3)  # of the photos in training; served, any size does
-    style_size: int = 256  # longest side of the paintings in pixels: the size of strokes
     vgg19_weights: str = vgg19.IMAGENET  # for training alone; as `vgg19.features` takes it
     stem: int = 32  # feature maps at half the photo's resolution
     channels: int = 96  # at a quarter
@@ -50,28 +49,29 @@ class Painter:
                 f"image_shape={self.image_shape}: colour, and sides of at least {SMALLEST} that are multiples"
                 f" of {_STEP} are expected; set data.image_size"
             )
-        for name in ("style_size", "stem", "channels", "blocks"):
+        for name in ("stem", "channels", "blocks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: at least 1 is expected")
-        if self.style_size < gatys.SMALLEST:
-            raise ValueError(f"style_size={self.style_size}: at least {gatys.SMALLEST} is expected")
         for name in ("content_weight", "tv_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)}: 0 or more is expected")
 
 
 @dataclasses.dataclass
-class Config(Painter):
+class Config(PainterConfig):
     """What a stylizer is made of, and what it learns from beside the photos."""
 
     styles: tuple[str, ...] = ("style",)  # names of pictures in style_dir, without .jpg or .png
     style_dir: str = ""  # for training alone
+    style_size: int = 256  # longest side of the paintings in pixels: the size of strokes
 
     def validate(self) -> None:
         """Raises `ValueError` that names the field, its value and what is expected."""
         super().validate()
         if not self.styles or len(set(self.styles)) < len(self.styles) or not all(self.styles):
             raise ValueError(f"styles={self.styles}: at least one name, each once, is expected")
+        if self.style_size < gatys.SMALLEST:
+            raise ValueError(f"style_size={self.style_size}: at least {gatys.SMALLEST} is expected")
 
 
 # Network ----------------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ class Network(keras.Model):
     are; but for them a pixel depends on those up to `margin` pixels from it.
     """
 
-    def __init__(self, config: Painter, scales: np.ndarray):
+    def __init__(self, config: PainterConfig, scales: np.ndarray):
         """`scales`: `[N]`, the first scale of each style; of the shifts it is 0."""
         super().__init__(name="network")
         stem, channels = config.stem, config.channels
@@ -186,7 +186,7 @@ class Network(keras.Model):
 class Objective:
     """The loss of `zoo.gatys`, of batches, each picture in a style of its own."""
 
-    def __init__(self, config: Painter):
+    def __init__(self, config: PainterConfig):
         # VGG19 in float16 would overflow: its features reach tens of thousands.
         compute = keras.config.dtype_policy().compute_dtype
         dtype = "bfloat16" if compute == "bfloat16" else "float32"
@@ -201,7 +201,8 @@ class Objective:
 
     def scale(self, style: dict[str, tf.Tensor]) -> tf.Tensor:
         """The style loss of a picture without any features, `[B]`: paintings differ in it a hundredfold."""
-        return self._style({layer: tf.zeros_like(grams) for layer, grams in style.items()}, style)
+        nothing = {layer: tf.zeros_like(grams) for layer, grams in style.items()}
+        return tf.maximum(self._style(nothing, style), 1.0)  # of an empty picture there may be none
 
     def _style(self, painted: dict[str, tf.Tensor], style: dict[str, tf.Tensor]) -> tf.Tensor:
         return tf.add_n(
@@ -269,17 +270,16 @@ _CUT = 0.15  # mean change of the pixels from one frame to the next
 _STYLE = 0  # the stream of a step's random numbers
 
 
-class Painting(base.Model):
+class Painter(base.Model):
     """A network that paints, and what both kinds have: pictures of any size, films, files."""
 
     showpiece = "styles"
+    network: Network
 
-    def __init__(self, config: Painter, scales: np.ndarray, seed: int = 0):
-        """`scales` as `Network` takes them."""
+    def __init__(self, config: PainterConfig, seed: int = 0):
         config.validate()
         super().__init__(config, seed)
         keras.utils.set_random_seed(seed)
-        self.network = Network(config, scales)
         self.loss_mean = keras.metrics.Mean(name="loss")
         self.content_mean = keras.metrics.Mean(name="content")
         self.style_mean = keras.metrics.Mean(name="style")
@@ -454,7 +454,7 @@ class Painting(base.Model):
         )
 
 
-class Model(Painting):
+class Model(Painter):
     """A stylizer; `fit` on batches of (photo `[B, H, W, 3]` in `[0, 1]`, anything)."""
 
     limits = (
@@ -463,7 +463,8 @@ class Model(Painting):
     )
 
     def __init__(self, config: Config, seed: int = 0):
-        super().__init__(config, np.ones(len(config.styles), np.float32), seed)
+        super().__init__(config, seed)
+        self.network = Network(config, np.ones(len(config.styles), np.float32))
 
     def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
         """Reads the paintings and VGG19's weights. Raises `UserError` where they are missing."""

@@ -44,7 +44,8 @@ def arbitrary_report(model: base.Judged, data: ImageData) -> dict[str, Any]:
     objective = stylizer.Objective(model.config)
     stylize = model.signatures()["stylize"]
     pick = _spread(data, PHOTOS + STYLES)
-    giving = pick[:: max(1, len(pick) // STYLES)][:STYLES]
+    places = np.linspace(0, len(pick) - 1, min(STYLES, len(pick) // 2)).astype(int)
+    giving = [pick[place] for place in places]  # the others are painted
     paintings = [_picture(data, index) for index in giving]
     grams = [objective.grams(objective.vgg(painting)) for painting in paintings]
     scales = [objective.scale(of_painting) for of_painting in grams]
