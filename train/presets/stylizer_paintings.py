@@ -3,8 +3,8 @@
 python -m train.main --config=stylizer_paintings --workdir=runs/stylizer_paintings --data_dir=<dir with
 paintings/> --config.model.style_dir=<folder of the paintings> --config.model.vgg19_weights=<.h5 file>
 
-2 shared cores of a Xeon at 2.5 GHz, 128 minutes, 22 of which it was paused for: loss of Gatys 0.219 (of the
-photos: 0.783), and still falling.
+2 cores of a Xeon at 2.5 GHz, 88 minutes, with tests run beside it: loss of Gatys 0.093 (of the photos: 0.783).
+By Adam, at its best rate, 1,000 steps come to 0.53, by Muon to 0.43.
 
 Your own paintings and photos: --config.model.styles='("name",)' --config.data.name=folder:<photos>
 """
@@ -28,7 +28,7 @@ STYLES = (
 )
 
 GATES = (
-    "gatys_loss <= 0.24",
+    "gatys_loss <= 0.105",
     "gatys_loss <= last * 1.05",
     "gatys_loss/* <= last * 1.1",
     "latency_p95_ms <= 500",
