@@ -93,8 +93,12 @@ class Model(stylizer.Painter):
 
         def parts(picture, painted, other):
             seen = {layer: tf.stop_gradient(features) for layer, features in objective.vgg(picture).items()}
-            style = {layer: other(grams) for layer, grams in objective.grams(seen).items()}
-            return objective.parts(seen, painted, style, objective.scale(style))
+            grams = objective.grams(seen)
+            style = {layer: other(of_layer) for layer, of_layer in grams.items()}
+            # How far it is to go counts, too: next to a flat painting's scale the loss of a busy picture is
+            # tens, and few such pairs would be all that is learnt.
+            scale = objective.scale(style) + objective.style(grams, style)
+            return objective.parts(seen, painted, style, scale)
 
         self._parts = parts  # a function: Keras would track, and save, a network
 

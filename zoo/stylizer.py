@@ -199,18 +199,19 @@ class Objective:
         """By layer of VGG19's features, `[B, C, C]`."""
         return {layer: gatys.gram(seen[layer]) for layer in self.config.style_layers}
 
-    def scale(self, style: dict[str, tf.Tensor]) -> tf.Tensor:
-        """The style loss of a picture without any features, `[B]`: paintings differ in it a hundredfold."""
-        nothing = {layer: tf.zeros_like(grams) for layer, grams in style.items()}
-        return tf.maximum(self._style(nothing, style), 1.0)  # of an empty picture there may be none
-
-    def _style(self, painted: dict[str, tf.Tensor], style: dict[str, tf.Tensor]) -> tf.Tensor:
+    def style(self, painted: dict[str, tf.Tensor], style: dict[str, tf.Tensor]) -> tf.Tensor:
+        """The style loss of `grams`, `[B]`, over no scale."""
         return tf.add_n(
             [
                 weight * gatys.style_loss(painted[layer], style[layer])
                 for layer, weight in self.config.style_layers.items()
             ]
         )
+
+    def scale(self, style: dict[str, tf.Tensor]) -> tf.Tensor:
+        """The style loss of a picture without any features, `[B]`: paintings differ in it a hundredfold."""
+        nothing = {layer: tf.zeros_like(grams) for layer, grams in style.items()}
+        return tf.maximum(self.style(nothing, style), 1.0)  # of an empty picture there may be none
 
     def parts(
         self, photo: dict[str, tf.Tensor], painted: tf.Tensor, style: dict[str, tf.Tensor], scale: tf.Tensor
@@ -228,7 +229,7 @@ class Objective:
         of_reference = _REFERENCE / pixels
         return (
             of_reference * self.config.content_weight * gatys.content_loss(seen[layer], photo[layer]) / scale,
-            self._style(self.grams(seen), style) / scale,
+            self.style(self.grams(seen), style) / scale,
             of_reference * self.config.tv_weight * gatys.total_variation(painted) / scale,
         )
 

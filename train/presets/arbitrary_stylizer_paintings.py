@@ -21,14 +21,14 @@ def get_config() -> Config:
         name="arbitrary_stylizer_paintings",
         family="arbitrary_stylizer",
         model=arbitrary_stylizer.Config(),
-        data=Data(name="paintings", image_size=128, batch_size=2, augment=Augment(flip=True)),
+        data=Data(name="paintings", image_size=128, batch_size=4, augment=Augment(flip=True)),
         optimizer=Optimizer(
             name=OptimizerName.MUON, learning_rate=6e-3, schedule=Schedule.COSINE, warmup_steps=100
         ),
-        steps=16000,
+        steps=10000,
         steps_per_execution=10,
         log_every=50,
-        eval_every=4000,
+        eval_every=2500,
         preview_every=1000,
         checkpoint_every=250,
     )
