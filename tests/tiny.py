@@ -35,7 +35,7 @@ CONFIGS = {
         stem=4,
         channels=4,
         blocks=1,
-        embedding_dim=2,  # fresh tables are alike: larger ones an export would take for copies
+        embedding_dim=5,
     ),
     "autoencoder": autoencoder.Config(
         image_shape=(8, 8, 1), code_dim=6, channels=8, hidden=16, denoiser_channels=8

@@ -116,6 +116,9 @@ class Network(keras.Model):
             if name != "image":
                 width = stem if name == "up" else after
                 first = np.tile(scales[:, None], [1, width])
+                if not scales.all():  # equal tables an export would take for copies
+                    first = np.where(first == 0, np.random.normal(0, 0.01, first.shape), first)
+                    first = first.astype(np.float32)
                 self._add(f"{name}_scale", first.shape, lambda *_, first=first, **__: tf.constant(first))
                 self._add(f"{name}_shift", first.shape, "zeros")
         self.norms = len(names)
