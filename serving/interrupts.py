@@ -8,6 +8,7 @@ and whoever wants to stop it puts False, at which the operation fails, and the r
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,8 +25,7 @@ _EVERY_SECONDS = 0.1  # between two looks at the clients
 class Run:
     """One that can be stopped, while it lasts."""
 
-    def __init__(self, slot: int, stop: Callable[[int], None], is_waiting: Callable[[], bool]) -> None:
-        self.slot = slot
+    def __init__(self, stop: Callable[[], None], is_waiting: Callable[[], bool]) -> None:
         self.stopped = False
         self._stop = stop
         self._is_waiting = is_waiting
@@ -36,7 +36,7 @@ class Run:
         """Stops it if its client has gone."""
         with self._lock:
             if not (self._ended or self.stopped or self._is_waiting()):
-                self._stop(self.slot)
+                self._stop()
                 self.stopped = True
 
     def end(self) -> None:
@@ -148,7 +148,7 @@ class Interrupts:
         if slot is None:
             yield None, {}, []
             return
-        run = None if is_waiting is None else Run(slot, self._stop_slot, is_waiting)
+        run = None if is_waiting is None else Run(functools.partial(self._at, slot, self._stop), is_waiting)
         clean = False
         try:
             done = self._after(fetches)
@@ -167,7 +167,7 @@ class Interrupts:
 
     def _empty(self, slot: int) -> None:
         try:
-            self._session_run(self._emptied, slot)
+            self._at(slot, self._emptied)
         except Exception:  # the run's own error is the one to tell; nobody gets the slot again
             _log.exception("slot %d could not be emptied", slot)
         else:
@@ -177,9 +177,6 @@ class Interrupts:
         with self._lock:
             self._free.append(slot)
 
-    def _stop_slot(self, slot: int) -> None:
-        self._session_run(self._stop, slot)
-
-    def _session_run(self, what: tf.Operation | tf.Tensor, slot: int) -> None:
+    def _at(self, slot: int, what: tf.Operation | tf.Tensor) -> None:
         with self._lock:  # it sends what there is of the graph to the session: no half of `_after`
             self._session.run(what, {self._slot: slot})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -92,19 +92,15 @@ class Servable:
             if ":" in info.name
         }
         operations = _Operations(meta_graph.graph_def)
-        self._tiny = frozenset(
-            info.name
+        outputs = {
+            info.name: info.name.partition(":")[0]
             for definition in self.signature_defs.values()
             for info in definition.outputs.values()
-            if operations.behind(info.name.partition(":")[0]) < _TINY
-        )
-        # What loops may take minutes: it can be stopped.
-        self._long = frozenset(
-            info.name
-            for definition in self.signature_defs.values()
-            for info in definition.outputs.values()
-            if info.name not in self._tiny and operations.loops(info.name.partition(":")[0])
-        )
+        }
+        self._tiny = frozenset(name for name, node in outputs.items() if operations.behind(node) < _TINY)
+        # What loops may take minutes: it can be stopped. A signature's outputs have one operation, mostly.
+        loop = {node for node in set(outputs.values()) if operations.loops(node)}
+        self._long = frozenset(name for name, node in outputs.items() if node in loop) - self._tiny
         self._interrupts = Interrupts(self._session) if self._long else None
 
     def run(
@@ -116,8 +112,7 @@ class Servable:
           status.Error: the runtime's; DeadlineExceededError after `timeout` seconds; CancelledError soon
             after the client has given up, where the signature has a loop.
         """
-        stoppable = not self._long.isdisjoint(fetches) and self._handles.keys() >= set(fetches)
-        if self._interrupts is None or not stoppable:
+        if self._interrupts is None or self._long.isdisjoint(fetches) or set(fetches) - self._handles.keys():
             return self._run(feeds, fetches, timeout)
         run = None
         try:
@@ -185,60 +180,54 @@ class _Operations:
     def __init__(self, graph: graph_pb2.GraphDef) -> None:
         self._nodes = {node.name: node for node in graph.node}
         self._functions = {function.signature.name: function for function in graph.library.function}
-        self._looping: dict[str, bool] = {}  # function -> whether there is a loop in it
 
     def behind(self, name: str) -> float:
         """Itself and those that lead to it, inside calls too; infinite with a loop or a branch among them."""
-        seen = {name}
-        waiting = [name]
         count = 0.0
-        while waiting and count < _TINY:  # a large graph has a hundred thousand, and many outputs
-            node = self._nodes.get(waiting.pop())
+        for node in self._leading_to(name):
             if node is None:
                 return math.inf
             count += self._operations(node)
-            for source in node.input:
-                source = source.lstrip("^").partition(":")[0]
-                if source not in seen:
-                    seen.add(source)
-                    waiting.append(source)
+            if count >= _TINY:  # a large graph has a hundred thousand, and many outputs
+                break
         return count
 
     def loops(self, name: str) -> bool:
         """Whether there is a loop among what leads to an operation, inside calls and branches too."""
+        nodes = [node for node in self._leading_to(name) if node is not None]
+        seen: set[str] = set()
+        while nodes:
+            node = nodes.pop()
+            if node.op in _LOOPS:
+                return True
+            for function in self._called(node):
+                if function not in seen and function in self._functions:
+                    seen.add(function)
+                    nodes += self._functions[function].node_def
+        return False
+
+    def _leading_to(self, name: str) -> Iterator[node_def_pb2.NodeDef | None]:
+        """The operation of that name and all that lead to it; None for one that is not there."""
         seen = {name}
         waiting = [name]
         while waiting:
             node = self._nodes.get(waiting.pop())
-            if node is None:
-                continue
-            if self._has_loop(node):
-                return True
-            for source in node.input:
+            yield node
+            for source in () if node is None else node.input:
                 source = source.lstrip("^").partition(":")[0]
                 if source not in seen:
                     seen.add(source)
                     waiting.append(source)
-        return False
 
-    def _has_loop(self, node: node_def_pb2.NodeDef) -> bool:
-        if node.op in _LOOPS:
-            return True
+    @staticmethod
+    def _called(node: node_def_pb2.NodeDef) -> list[str]:
+        """The functions of a call, a branch or a loop."""
         values = node.attr.values()
-        called = [value.func.name for value in values if value.HasField("func")]
-        called += [func.name for value in values for func in value.list.func]
-        return any(self._function_has_loop(name) for name in called)
-
-    def _function_has_loop(self, name: str) -> bool:
-        if name not in self._looping:
-            self._looping[name] = False  # of one that calls itself
-            function = self._functions.get(name)
-            nodes = () if function is None else function.node_def
-            self._looping[name] = any(self._has_loop(node) for node in nodes)
-        return self._looping[name]
+        one = [value.func.name for value in values if value.HasField("func")]
+        return one + [func.name for value in values for func in value.list.func]
 
     def _operations(self, node: node_def_pb2.NodeDef, depth: int = 0) -> float:
-        called = [value.func.name for value in node.attr.values() if value.HasField("func")]
+        called = self._called(node)
         if not called:
             return math.inf if node.op in _LOOPS else 1.0
         if node.op not in _CALLS or called[0] not in self._functions or depth == _TINY:
