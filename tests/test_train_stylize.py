@@ -11,7 +11,6 @@ import tiny
 from binaries import run_main
 from PIL import Image
 
-import zoo
 from zoo import pictures, video
 
 FAST = ("--vgg19_weights=random", "--steps=2", "--size=32")
@@ -96,10 +95,7 @@ def of_any_style(tmp_path_factory):
 
 
 def _workdir(family, folder):
-    model = zoo.build(family, tiny.CONFIGS[family])
-    random = np.random.default_rng(1)
-    for weight in model.network.weights:
-        weight.assign(random.normal(0.0, 0.3, weight.shape))
+    model = tiny.painter(family)
     config = {"name": "mine", "family": family, "model": dataclasses.asdict(model.config)}
     (folder / "config.json").write_text(json.dumps(config))
     step, seconds = tf.Variable(1, dtype=tf.int64), tf.Variable(0.0, dtype=tf.float64)

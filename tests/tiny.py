@@ -8,6 +8,7 @@ import tempfile
 
 import numpy as np
 
+import zoo
 from train import config as config_lib
 from train import data
 from train.data.chorales import MusicData
@@ -146,4 +147,13 @@ def config(family: str, **changes) -> config_lib.Config:
     for name, value in changes.items():
         setattr(made, name, value)
     made.validate()
+    return made
+
+
+def painter(family: str):
+    """A stylizer whose weights are all random: a fresh one adds nothing."""
+    made = zoo.build(family, CONFIGS[family], seed=1)
+    random = np.random.default_rng(1)
+    for weight in made.network.weights:
+        weight.assign(random.normal(0.0, 0.3, weight.shape))
     return made

@@ -74,7 +74,8 @@ class Config:
 
     def validate(self) -> None:
         """Raises `UserError` for the first value that cannot work."""
-        if not isinstance(self.model, zoo.family(self.family).Config):
+        family = zoo.family(self.family)
+        if not isinstance(self.model, family.Config):
             raise UserError(
                 f"config.family={self.family}: this preset's model is of another family; choose a preset"
             )
@@ -99,7 +100,7 @@ class Config:
                     f"config.{name}={getattr(self, name)}: a multiple of"
                     f" config.log_every={self.log_every} is expected"
                 )
-        smallest = zoo.family(self.family).Model.smallest_batch
+        smallest = family.Model.smallest_batch
         if self.data.batch_size < smallest:
             raise UserError(
                 f"config.data.batch_size={self.data.batch_size}: at least {smallest} is expected"

@@ -79,8 +79,7 @@ class Model(stylizer.Painter):
     def __init__(self, config: Config, seed: int = 0):
         super().__init__(config, seed)
         self.predictor = Predictor(config.embedding_dim)
-        # A fresh network paints as one with a single style: what differs between styles is learnt.
-        self.network = stylizer.Network(config, np.eye(config.embedding_dim, dtype=np.float32)[0])
+        self.network = stylizer.Network(config, config.embedding_dim, _nearly_one_style)
 
     @property
     def networks(self) -> dict[str, keras.Model]:
@@ -92,7 +91,7 @@ class Model(stylizer.Painter):
         objective = stylizer.Objective(self.config)
 
         def parts(picture, painted, other):
-            seen = {layer: tf.stop_gradient(features) for layer, features in objective.vgg(picture).items()}
+            seen = objective.features(picture)
             grams = objective.grams(seen)
             style = {layer: other(of_layer) for layer, of_layer in grams.items()}
             # How far it is to go counts, too: next to a flat painting's scale the loss of a busy picture is
@@ -217,6 +216,13 @@ class Model(stylizer.Painter):
             "stylize": {"image": image, "style_image": painting, "strength": strength},
             "stylize_bytes": {**encoded, **options},
         }
+
+
+def _nearly_one_style(shape: tuple[int, ...], dtype: str | None = None) -> tf.Tensor:
+    """Scales of a fresh network: it paints as one with a single style, and what differs between styles is
+    learnt. Tables all alike an export would take for copies of one."""
+    rest = keras.initializers.RandomNormal(stddev=0.01)([shape[0] - 1, *shape[1:]], dtype)
+    return tf.concat([tf.ones([1, *shape[1:]], rest.dtype), rest], 0)
 
 
 def _before(rows: tf.Tensor) -> tf.Tensor:

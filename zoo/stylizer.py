@@ -94,8 +94,8 @@ class Network(keras.Model):
     are; but for them a pixel depends on those up to `margin` pixels from it.
     """
 
-    def __init__(self, config: PainterConfig, scales: np.ndarray):
-        """`scales`: `[N]`, the first scale of each style; of the shifts it is 0."""
+    def __init__(self, config: PainterConfig, styles: int, scales: Any = "ones"):
+        """`styles`: N; `scales`: the initializer of their scales, `[N, C]`; the shifts begin at 0."""
         super().__init__(name="network")
         stem, channels = config.stem, config.channels
         self._blocks = config.blocks
@@ -115,12 +115,8 @@ class Network(keras.Model):
             self._add(name, (side, side, before, after), initializer)
             if name != "image":
                 width = stem if name == "up" else after
-                first = np.tile(scales[:, None], [1, width])
-                if not scales.all():  # equal tables an export would take for copies
-                    first = np.where(first == 0, np.random.normal(0, 0.01, first.shape), first)
-                    first = first.astype(np.float32)
-                self._add(f"{name}_scale", first.shape, lambda *_, first=first, **__: tf.constant(first))
-                self._add(f"{name}_shift", first.shape, "zeros")
+                self._add(f"{name}_scale", (styles, width), scales)
+                self._add(f"{name}_shift", (styles, width), "zeros")
         self.norms = len(names)
         # How far a pixel can see, rounded up to whole steps: the convolutions at full, half, a quarter ...
         reach = 3 + 1 * 2 + 2 * config.blocks * 4 + 4 + 2 * 2
@@ -198,6 +194,10 @@ class Objective:
         )
         self.vgg = vgg19.prepared(gatys.network(self.config, config.vgg19_weights))
 
+    def features(self, picture: tf.Tensor) -> dict[str, tf.Tensor]:
+        """VGG19's by layer, of a picture that is given: no gradient passes through them."""
+        return {layer: tf.stop_gradient(seen) for layer, seen in self.vgg(picture).items()}
+
     def grams(self, seen: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """By layer of VGG19's features, `[B, C, C]`."""
         return {layer: gatys.gram(seen[layer]) for layer in self.config.style_layers}
@@ -222,7 +222,7 @@ class Objective:
         """The content, style and variation parts, `[B]` each, over the painting's scale.
 
         Args:
-            photo: VGG19's features of it.
+            photo: its `features`.
             painted: `[B, H, W, 3]` in `[0, 1]`.
             style, scale: `grams` of the paintings and their `scale`.
         """
@@ -246,7 +246,7 @@ class Targets(Objective):
             pictures.fit(pictures.load(_find(config, name), gatys.SMALLEST), config.style_size)
             for name in config.styles
         ]
-        found = [self.grams(self.vgg(tf.constant(painting[None]))) for painting in paintings]
+        found = [self.grams(self.features(tf.constant(painting[None]))) for painting in paintings]
         self.of_styles = {layer: tf.concat([f[layer] for f in found], axis=0) for layer in found[0]}
         self.scales = self.scale(self.of_styles)
 
@@ -255,8 +255,7 @@ class Targets(Objective):
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """`parts` of photos `[B, H, W, 3]`, painted in the styles int32 `[B]`."""
         wanted = {layer: tf.gather(grams, style) for layer, grams in self.of_styles.items()}
-        seen = {layer: tf.stop_gradient(features) for layer, features in self.vgg(photo).items()}
-        return self.parts(seen, painted, wanted, tf.gather(self.scales, style))
+        return self.parts(self.features(photo), painted, wanted, tf.gather(self.scales, style))
 
 
 def _find(config: Config, name: str) -> pathlib.Path:
@@ -468,7 +467,7 @@ class Model(Painter):
 
     def __init__(self, config: Config, seed: int = 0):
         super().__init__(config, seed)
-        self.network = Network(config, np.ones(len(config.styles), np.float32))
+        self.network = Network(config, len(config.styles))
 
     def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
         """Reads the paintings and VGG19's weights. Raises `UserError` where they are missing."""

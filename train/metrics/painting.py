@@ -47,12 +47,12 @@ def arbitrary_report(model: base.Judged, data: ImageData) -> dict[str, Any]:
     places = np.linspace(0, len(pick) - 1, min(STYLES, len(pick) // 2)).astype(int)
     giving = [pick[place] for place in places]  # the others are painted
     paintings = [_picture(data, index) for index in giving]
-    grams = [objective.grams(objective.vgg(painting)) for painting in paintings]
+    grams = [objective.grams(objective.features(painting)) for painting in paintings]
     scales = [objective.scale(of_painting) for of_painting in grams]
 
     @tf.function(reduce_retracing=True)
     def losses(photo, painted, grams, scale):
-        return objective.parts(objective.vgg(photo), painted, grams, scale)
+        return objective.parts(objective.features(photo), painted, grams, scale)
 
     def paint(photo: tf.Tensor, style: int) -> tf.Tensor:
         return stylize(image=photo, style_image=paintings[style])["image"]
